@@ -1,0 +1,1 @@
+"""Pieces two or more networks share."""

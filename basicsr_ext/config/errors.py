@@ -1,0 +1,61 @@
+"""What is wrong with an option file, said so that the user can mend it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class SourceMap:
+    """Where each key of a loaded option file was written.
+
+    ``places`` maps dotted key paths (``datasets.train.stages.0.gt_size``) to ``file:line``, or to
+    ``--force_yml`` for keys an override set.
+    """
+
+    file: str = "options"
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def locate(self, key: str) -> str:
+        """Return the place of ``key``, of its nearest written ancestor, or the file itself."""
+        while key:
+            if key in self.places:
+                return self.places[key]
+            key = key.rpartition(".")[0]
+        return self.file
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong: at which key, what was found, what was expected, how to mend it."""
+
+    key: str
+    found: str
+    expected: str
+    fix: str = ""
+
+    def line(self, source: SourceMap) -> str:
+        """Return the problem as one line of text."""
+        parts = [source.locate(self.key)]
+        if self.key:
+            parts.append(self.key)
+        fix = f"; {self.fix}" if self.fix else ""
+        text = ": ".join([*parts, f"found {self.found}, expected {self.expected}{fix}"])
+        return " ".join(text.split())
+
+
+class OptionError(ValueError):
+    """An option file that cannot be run; ``str()`` gives one line a problem."""
+
+    def __init__(self, problems: Iterable[Problem], source: SourceMap | None = None) -> None:
+        self.problems = list(problems)
+        self.source = source or SourceMap()
+        super().__init__("\n".join(problem.line(self.source) for problem in self.problems))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'x'?"`` for the known word closest to ``word``, or an empty string."""
+    matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,1 @@
+"""Images into batches: sources, degradations, data sets, the progressive sampler, the loader. Knows nothing of networks."""

@@ -1,0 +1,1 @@
+"""Running it: trainer, validator, schedule, checkpoints, distributed, precision, EMA, logging."""

@@ -1,0 +1,1 @@
+"""Networks on whole images: padding, tiles, pixel ranges."""

@@ -1,0 +1,1 @@
+"""Losses that basicsr lacks, and the lookup of both."""

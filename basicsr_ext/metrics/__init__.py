@@ -1,0 +1,1 @@
+"""Image quality measures, and the lookup of ours and basicsr's."""
