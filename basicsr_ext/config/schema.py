@@ -61,9 +61,11 @@ class Stage(Section):
 
     iters: PositiveInt = Field(description="Iterations this stage lasts.")
     gt_size: PositiveInt = Field(description="Side of the square ground-truth crop, in pixels.")
-    batch_size_per_gpu: PositiveInt | None = Field(None, description="Samples per rank and micro-batch.")
+    batch_size_per_gpu: PositiveInt | None = Field(
+        default=None, description="Samples per rank and micro-batch."
+    )
     batch_size_total: PositiveInt | None = Field(
-        None,
+        default=None,
         description="Samples per iteration over all ranks and micro-batches; instead of batch_size_per_gpu.",
     )
 
@@ -71,52 +73,64 @@ class Stage(Section):
 class ImageSource(Section):
     """Keys that every built-in image data set takes."""
 
-    name: str = Field("", description="Shown in logs and used as folder name for validation images.")
+    name: str = Field(default="", description="Shown in logs and used as folder name for validation images.")
     phase: Literal["train", "val", "test"] | None = Field(
-        None, description="Set by BasicSR; accepted, unused."
+        default=None, description="Set by BasicSR; accepted, unused."
     )
-    scale: PositiveInt | None = Field(None, description="Overrides the file's scale for this data set.")
+    scale: PositiveInt | None = Field(
+        default=None, description="Overrides the file's scale for this data set."
+    )
     io_backend: IOBackend = IOBackend()
-    filename_tmpl: str = Field("{}", description="LQ file name for a GT base name, e.g. '{}x4'.")
-    meta_info_file: str | None = Field(None, description="Text file: one GT name (and shape) a line.")
-    meta_info: str | None = Field(None, description="Same as meta_info_file.")
-    color: Literal["rgb", "y", "gray"] | None = Field(None, description="'y' or 'gray': one-channel images.")
-    mean: list[float] | None = Field(None, description="Subtracted per channel after scaling to 0..1.")
-    std: list[float] | None = Field(None, description="Divides per channel after the mean is subtracted.")
+    filename_tmpl: str = Field(default="{}", description="LQ file name for a GT base name, e.g. '{}x4'.")
+    meta_info_file: str | None = Field(default=None, description="Text file: one GT name (and shape) a line.")
+    meta_info: str | None = Field(default=None, description="Same as meta_info_file.")
+    color: Literal["rgb", "y", "gray"] | None = Field(
+        default=None, description="'y' or 'gray': one-channel images."
+    )
+    mean: list[float] | None = Field(
+        default=None, description="Subtracted per channel after scaling to 0..1."
+    )
+    std: list[float] | None = Field(
+        default=None, description="Divides per channel after the mean is subtracted."
+    )
 
 
 class TrainKeys(Section):
     """Keys that only the training set takes."""
 
     gt_size: PositiveInt | None = Field(
-        None, description="Ground-truth crop side; with gt_sizes: the largest."
+        default=None, description="Ground-truth crop side; with gt_sizes: the largest."
     )
-    use_hflip: bool = Field(True, description="Random horizontal flips.")
-    use_rot: bool = Field(True, description="Random vertical flips and 90-degree rotations.")
+    use_hflip: bool = Field(default=True, description="Random horizontal flips.")
+    use_rot: bool = Field(default=True, description="Random vertical flips and 90-degree rotations.")
     geometric_augs: bool | None = Field(
-        None, description="Restormer's switch for flips and rotations together."
+        default=None, description="Restormer's switch for flips and rotations together."
     )
-    use_shuffle: bool = Field(True, description="Visit the images in a new random order each pass.")
-    num_worker_per_gpu: NonNegativeInt = Field(4, description="Loader processes per rank; 0: none.")
-    batch_size_per_gpu: PositiveInt | None = Field(None, description="Samples per rank and micro-batch.")
+    use_shuffle: bool = Field(default=True, description="Visit the images in a new random order each pass.")
+    num_worker_per_gpu: NonNegativeInt = Field(default=4, description="Loader processes per rank; 0: none.")
+    batch_size_per_gpu: PositiveInt | None = Field(
+        default=None, description="Samples per rank and micro-batch."
+    )
     batch_size_total: PositiveInt | None = Field(
-        None,
+        default=None,
         description="Samples per iteration over all ranks and micro-batches; instead of batch_size_per_gpu.",
     )
-    dataset_enlarge_ratio: PositiveInt = Field(1, description="Repeats of the data set in one pass.")
+    dataset_enlarge_ratio: PositiveInt = Field(default=1, description="Repeats of the data set in one pass.")
     prefetch_mode: Literal["cpu", "cuda"] | None = Field(
-        None, description="Accepted; the loader always prefetches."
+        default=None, description="Accepted; the loader always prefetches."
     )
-    num_prefetch_queue: PositiveInt = Field(2, description="Batches each worker prepares ahead.")
-    pin_memory: bool = Field(True, description="Page-locked batches for faster copies to a GPU.")
+    num_prefetch_queue: PositiveInt = Field(default=2, description="Batches each worker prepares ahead.")
+    pin_memory: bool = Field(default=True, description="Page-locked batches for faster copies to a GPU.")
     stages: list[Stage] | None = Field(
-        None, min_length=1, description="Progressive learning, stage by stage."
+        default=None, min_length=1, description="Progressive learning, stage by stage."
     )
     mini_batch_sizes: list[PositiveInt] | None = Field(
-        None, description="Restormer: batch per GPU of each stage."
+        default=None, description="Restormer: batch per GPU of each stage."
     )
-    iters: list[PositiveInt] | None = Field(None, description="Restormer: iterations of each stage.")
-    gt_sizes: list[PositiveInt] | None = Field(None, description="Restormer: patch size of each stage.")
+    iters: list[PositiveInt] | None = Field(default=None, description="Restormer: iterations of each stage.")
+    gt_sizes: list[PositiveInt] | None = Field(
+        default=None, description="Restormer: patch size of each stage."
+    )
 
 
 class PairedKeys(ImageSource):
@@ -125,7 +139,8 @@ class PairedKeys(ImageSource):
     type: Literal["PairedImageDataset", "Dataset_PairedImage"]
     dataroot_gt: str = Field(description="Folder or .lmdb of ground-truth images.")
     dataroot_lq: str | None = Field(
-        None, description="Folder or .lmdb of low-quality images; without it LQ is MATLAB-bicubic of GT."
+        default=None,
+        description="Folder or .lmdb of low-quality images; without it LQ is MATLAB-bicubic of GT.",
     )
 
 
@@ -141,12 +156,16 @@ class GaussianDenoisingKeys(ImageSource):
 
     type: Literal["Dataset_GaussianDenoising"]
     dataroot_gt: str
-    dataroot_lq: str | None = Field(None, description="Accepted as in Restormer's files, where it is 'none'.")
-    sigma_type: Literal["constant", "random", "choice"] | None = Field(None, description="Training only.")
-    sigma_range: float | list[float] | None = Field(
-        None, description="Training: sigma, [low, high] or choices."
+    dataroot_lq: str | None = Field(
+        default=None, description="Accepted as in Restormer's files, where it is 'none'."
     )
-    sigma_test: float | None = Field(None, description="Validation: sigma in 0..255 units.")
+    sigma_type: Literal["constant", "random", "choice"] | None = Field(
+        default=None, description="Training only."
+    )
+    sigma_range: float | list[float] | None = Field(
+        default=None, description="Training: sigma, [low, high] or choices."
+    )
+    sigma_test: float | None = Field(default=None, description="Validation: sigma in 0..255 units.")
     in_ch: Literal[1, 3] = 3
 
 
@@ -257,55 +276,63 @@ class MixingAugs(Section):
     """Restormer's batch mixing."""
 
     mixup: bool = False
-    mixup_beta: PositiveFloat = Field(1.2, description="Both parameters of the Beta distribution of lambda.")
-    use_identity: bool = Field(True, description="Leave half of the batches unmixed.")
+    mixup_beta: PositiveFloat = Field(
+        default=1.2, description="Both parameters of the Beta distribution of lambda."
+    )
+    use_identity: bool = Field(default=True, description="Leave half of the batches unmixed.")
 
 
 class Train(Section):
     """How the network is optimised."""
 
     total_iter: PositiveInt = Field(description="Optimizer steps of the whole run.")
-    warmup_iter: int = Field(-1, description="Linear warm-up of the learning rate; -1: none.")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights; 0: none kept.")
+    warmup_iter: int = Field(default=-1, description="Linear warm-up of the learning rate; -1: none.")
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="Decay of the averaged weights; 0: none kept."
+    )
     optim_g: OptimizerSpec
-    scheduler: Spec | None = Field(None, description="Learning-rate schedule; none: constant.")
-    pixel_opt: Spec | None = Field(None, description="Pixel loss.")
-    perceptual_opt: Spec | None = Field(None, description="Perceptual (and style) loss.")
-    use_grad_clip: bool = Field(False, description="Restormer: clip the gradient's norm at 0.01.")
+    scheduler: Spec | None = Field(default=None, description="Learning-rate schedule; none: constant.")
+    pixel_opt: Spec | None = Field(default=None, description="Pixel loss.")
+    perceptual_opt: Spec | None = Field(default=None, description="Perceptual (and style) loss.")
+    use_grad_clip: bool = Field(default=False, description="Restormer: clip the gradient's norm at 0.01.")
     grad_clip_norm: PositiveFloat | None = Field(
-        None, description="Clip the gradient's global norm at this value."
+        default=None, description="Clip the gradient's global norm at this value."
     )
     mixing_augs: MixingAugs = MixingAugs()
-    amp: Literal["no", "bf16", "fp16"] = Field("no", description="Automatic mixed precision.")
+    amp: Literal["no", "bf16", "fp16"] = Field(default="no", description="Automatic mixed precision.")
     compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
-        Field(False, description="torch.compile, or its mode.")
+        Field(default=False, description="torch.compile, or its mode.")
     )
-    grad_accum: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
-    channels_last: bool = Field(False, description="NHWC memory layout.")
-    deterministic: bool = Field(False, description="Only deterministic algorithms.")
+    grad_accum: PositiveInt = Field(default=1, description="Micro-batches per optimizer step.")
+    channels_last: bool = Field(default=False, description="NHWC memory layout.")
+    deterministic: bool = Field(default=False, description="Only deterministic algorithms.")
     nan_policy: Literal["stop", "skip"] = Field(
-        "stop", description="What a non-finite loss or gradient does."
+        default="stop", description="What a non-finite loss or gradient does."
     )
 
 
 class Val(Section):
     """Validation during training, and testing."""
 
-    val_freq: PositiveInt | None = Field(None, description="Iterations between validations.")
+    val_freq: PositiveInt | None = Field(default=None, description="Iterations between validations.")
     save_img: bool = False
-    suffix: str | None = Field(None, description="Appended to saved images' names.")
+    suffix: str | None = Field(default=None, description="Appended to saved images' names.")
     window_size: PositiveInt | None = Field(
-        None, description="Pad images to a multiple of this, for networks that do not pad themselves."
+        default=None, description="Pad images to a multiple of this, for networks that do not pad themselves."
     )
     max_minibatch: PositiveInt | None = Field(
-        None, description="Restormer's key; accepted, one image at a time is run."
+        default=None, description="Restormer's key; accepted, one image at a time is run."
     )
-    rgb2bgr: bool = Field(True, description="Metrics see BGR images (what basicsr's Y conversion expects).")
-    use_image: bool = Field(True, description="Metrics see 8-bit images; false: unrounded values.")
+    rgb2bgr: bool = Field(
+        default=True, description="Metrics see BGR images (what basicsr's Y conversion expects)."
+    )
+    use_image: bool = Field(default=True, description="Metrics see 8-bit images; false: unrounded values.")
     metrics: dict[str, Spec] = Field(default_factory=dict)
     pbar: bool = False
-    tile: PositiveInt | None = Field(None, description="Run images in tiles of this side (LQ pixels).")
-    tile_overlap: NonNegativeInt = Field(32, description="Overlap of neighbouring tiles (LQ pixels).")
+    tile: PositiveInt | None = Field(
+        default=None, description="Run images in tiles of this side (LQ pixels)."
+    )
+    tile_overlap: NonNegativeInt = Field(default=32, description="Overlap of neighbouring tiles (LQ pixels).")
 
 
 # --- the rest --------------------------------------------------------------------------------------
@@ -314,18 +341,24 @@ class Val(Section):
 class Paths(Section):
     """Where weights come from and results go."""
 
-    pretrain_network_g: str | None = Field(None, description="Weights to start from.")
+    pretrain_network_g: str | None = Field(default=None, description="Weights to start from.")
     strict_load_g: bool = True
     param_key_g: str | None = Field(
-        None, description="'params' or 'params_ema'; default: EMA where there is one."
+        default=None, description="'params' or 'params_ema'; default: EMA where there is one."
     )
     pretrain_tasks: list[str] | None = Field(
-        None,
-        description="EDT: take these tasks (sr_x4, dn_g25, dr_L) of a multi-task checkpoint; default: the network's own.",
+        default=None,
+        description="EDT: tasks (sr_x4, dn_g25, dr_L) taken from a multi-task checkpoint; default: the network's own.",
     )
-    resume_state: str | None = Field(None, description="training_states/<iter>.state to continue from.")
-    experiments_root: str | None = Field(None, description="Folder of this run; default experiments/<name>.")
-    results_root: str | None = Field(None, description="Folder of test results; default results/<name>.")
+    resume_state: str | None = Field(
+        default=None, description="training_states/<iter>.state to continue from."
+    )
+    experiments_root: str | None = Field(
+        default=None, description="Folder of this run; default experiments/<name>."
+    )
+    results_root: str | None = Field(
+        default=None, description="Folder of test results; default results/<name>."
+    )
 
 
 class Wandb(Section):
@@ -340,7 +373,9 @@ class Logger(Section):
 
     print_freq: PositiveInt = 100
     save_checkpoint_freq: PositiveInt = 5000
-    keep_checkpoints: PositiveInt | None = Field(None, description="Newest checkpoints kept; default all.")
+    keep_checkpoints: PositiveInt | None = Field(
+        default=None, description="Newest checkpoints kept; default all."
+    )
     use_tb_logger: bool = True
     wandb: Wandb | None = None
 
@@ -348,20 +383,22 @@ class Logger(Section):
 class Dist(Section):
     """torch.distributed."""
 
-    backend: Literal["nccl", "gloo"] | None = Field(None, description="Default: nccl on GPUs, gloo on CPU.")
-    port: PositiveInt | None = Field(None, description="Rendezvous port for --launcher slurm.")
+    backend: Literal["nccl", "gloo"] | None = Field(
+        default=None, description="Default: nccl on GPUs, gloo on CPU."
+    )
+    port: PositiveInt | None = Field(default=None, description="Rendezvous port for --launcher slurm.")
 
 
 class Options(Section):
     """A complete description of one run."""
 
     name: str = Field(min_length=1, description="Name of the run; its folder is experiments/<name>.")
-    model_type: str = Field("RestorationModel", description="What one training step is.")
-    scale: PositiveInt = Field(1, description="Output side over input side.")
+    model_type: str = Field(default="RestorationModel", description="What one training step is.")
+    scale: PositiveInt = Field(default=1, description="Output side over input side.")
     num_gpu: NonNegativeInt | Literal["auto"] = Field(
-        "auto", description="GPUs of the run; 0: CPU; auto: what is there."
+        default="auto", description="GPUs of the run; 0: CPU; auto: what is there."
     )
-    manual_seed: NonNegativeInt = Field(0, description="Decides weights, data order, crops, noise.")
+    manual_seed: NonNegativeInt = Field(default=0, description="Decides weights, data order, crops, noise.")
     plugins: list[str] = Field(
         default_factory=list, description="Modules imported before types are looked up."
     )
