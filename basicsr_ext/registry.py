@@ -29,10 +29,10 @@ class Registry:
         kind: word for messages ("network").
         package: package whose ``*<suffix>.py`` modules register ours; imported on first use.
         suffix: ending of those modules' names, BasicSR's convention ("_arch").
-        basicsr: name of the registry in ``basicsr.utils.registry`` to fall back to.
+        basicsr: name of the registry in ``basicsr.utils.registry`` to fall back to, if there is one.
     """
 
-    def __init__(self, kind: str, package: str, suffix: str, basicsr: str) -> None:
+    def __init__(self, kind: str, package: str, suffix: str, basicsr: str | None) -> None:
         self.kind = kind
         self._package, self._suffix, self._basicsr = package, suffix, basicsr
         self._own: dict[str, Callable[..., Any]] = {}
@@ -80,6 +80,8 @@ class Registry:
         return name in self.own()
 
     def _foreign(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        if self._basicsr is None:
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             registries = import_module("basicsr.utils.registry")

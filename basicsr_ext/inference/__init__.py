@@ -1,1 +1,10 @@
-"""Networks on whole images: padding, tiles, pixel ranges."""
+"""Networks on whole images: pixel ranges, padding, tiles, pictures of the results.
+
+May import ``archs`` and ``data``; not ``models`` or ``engine``.
+"""
+
+from __future__ import annotations
+
+from .comparison import comparison as comparison
+from .restore import restore as restore
+from .restore import restore_tensor as restore_tensor

@@ -1,1 +1,7 @@
-"""Losses that basicsr lacks, and the lookup of both."""
+"""Losses: ours in ``*_loss.py`` files, basicsr's and the plug-ins' through its registry."""
+
+from __future__ import annotations
+
+from ..registry import Registry
+
+LOSSES = Registry("loss", __name__, "_loss", "LOSS_REGISTRY")

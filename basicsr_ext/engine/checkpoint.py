@@ -1,0 +1,216 @@
+"""Checkpoints that survive a crash: BasicSR's file names, atomic writes, verified reads.
+
+One checkpoint is three files of the run's folder::
+
+    models/net_g_<iter>.pth            {"params": …, "params_ema": …}, loads in BasicSR, spandrel, chaiNNer
+    training_states/<iter>.state       optimizer, loss scaler, random generators of all ranks, best metrics
+    training_states/<iter>.json        manifest with the SHA-256 of both, written last
+
+A checkpoint without a manifest, or whose files do not match it, does not exist for :meth:`Checkpointer.newest`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or does not match its manifest."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: an iteration, the networks' file content and the training state."""
+
+    iteration: int
+    networks: dict[str, dict[str, Any]]
+    state: dict[str, Any]
+
+
+class Checkpointer:
+    """Writes and finds the checkpoints of one run.
+
+    Args:
+        folder: the run's folder, ``experiments/<name>``.
+        keep: number of newest checkpoints to keep; ``None``: all.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.folder = folder
+        self._keep = keep
+        self._models = folder / "models"
+        self._states = folder / "training_states"
+
+    def save(
+        self, iteration: int, networks: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]
+    ) -> Path:
+        """Write a checkpoint, then remove those that ``keep`` no longer covers.
+
+        Args:
+            iteration: number of finished iterations.
+            networks: file content by network name, ``{"net_g": {"params": state_dict, …}}``.
+            state: tensors and plain values only.
+
+        Returns:
+            The path of the first network's file.
+
+        Raises:
+            OSError: the disk is full or not writable; checkpoints written before are untouched.
+        """
+        paths = {self._network_path(name, iteration): content for name, content in networks.items()}
+        files = {**paths, self._states / f"{iteration}.state": {"iter": iteration, **state}}
+        digests = {
+            str(path.relative_to(self.folder)): _save(path, content) for path, content in files.items()
+        }
+        manifest = {"iteration": iteration, "sha256": digests}
+        write_atomically(self._manifest(iteration), json.dumps(manifest, indent=1).encode())
+        self._prune()
+        return next(iter(paths))
+
+    def save_networks(self, label: str, networks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write weights alone, as ``models/<name>_<label>.pth``."""
+        for name, content in networks.items():
+            _save(self._network_path(name, label), content)
+
+    def iterations(self) -> list[int]:
+        """Return the iterations of all checkpoints with a manifest, oldest first."""
+        return sorted(int(path.stem) for path in self._states.glob("*.json") if path.stem.isdigit())
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest checkpoint that matches its manifest, and what was wrong with newer ones.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is intact.
+        """
+        warnings: list[str] = []
+        for iteration in reversed(self.iterations()):
+            try:
+                return self.load(iteration), warnings
+            except CheckpointError as error:
+                warnings.append(str(error))
+        if warnings:
+            raise CheckpointError("no intact checkpoint is left: " + "; ".join(warnings))
+        return None, warnings
+
+    def load(self, iteration: int) -> Checkpoint:
+        """Read and verify the checkpoint of ``iteration``.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or holds anything but tensors and plain values.
+        """
+        manifest_path = self._manifest(iteration)
+        try:
+            digests: dict[str, str] = json.loads(manifest_path.read_bytes())["sha256"]
+            contents = {name: _load(self.folder / name, digest) for name, digest in digests.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{manifest_path}: not a readable manifest ({error})") from error
+        states = [content for name, content in contents.items() if name.endswith(".state")]
+        if len(states) != 1:
+            raise CheckpointError(f"{manifest_path}: names {len(states)} training states, expected 1")
+        suffix = f"_{iteration}.pth"
+        networks = {
+            Path(name).name.removesuffix(suffix): content
+            for name, content in contents.items()
+            if name.endswith(suffix)
+        }
+        return Checkpoint(iteration, networks, states[0])
+
+    def _prune(self) -> None:
+        if self._keep is None:
+            return
+        for iteration in self.iterations()[: -self._keep]:
+            # The manifest goes first: without it, what is left is not taken for a checkpoint.
+            self._manifest(iteration).unlink(missing_ok=True)
+            (self._states / f"{iteration}.state").unlink(missing_ok=True)
+            for path in self._models.glob(f"*_{iteration}.pth"):
+                path.unlink(missing_ok=True)
+
+    def _network_path(self, name: str, label: int | str) -> Path:
+        return self._models / f"{name}_{label}.pth"
+
+    def _manifest(self, iteration: int) -> Path:
+        return self._states / f"{iteration}.json"
+
+
+def find_checkpoint(state_path: Path) -> Checkpoint:
+    """Read the checkpoint that ``…/training_states/<iter>.state`` belongs to.
+
+    Raises:
+        CheckpointError: the path is not of that form, or the checkpoint is damaged.
+    """
+    if not (state_path.suffix == ".state" and state_path.stem.isdigit()):
+        raise CheckpointError(f"{state_path}: expected a file such as training_states/5000.state")
+    return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of every global random generator of this process, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Set every global random generator of this process to what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"].cpu())
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> str:
+    """Write ``content`` and return its SHA-256."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    data = buffer.getvalue()
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _load(path: Path, digest: str) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(f"{path}: damaged, its checksum does not match the manifest")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

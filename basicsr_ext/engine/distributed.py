@@ -1,0 +1,158 @@
+"""Ranks, processes and devices: the only module that asks which rank this is.
+
+One process or many is the same program: torchrun, SLURM or nobody sets the environment variables, and
+:func:`start` reads them. CPU runs use gloo, GPU runs nccl.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..config import Problem
+from ..config.schema import Dist
+
+Launcher = Literal["none", "pytorch", "slurm"]
+_DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's ``value`` (any picklable object) in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the elementwise mean of a tensor over all ranks."""
+        if self.size > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def parallel(self, network: nn.Module, find_unused_parameters: bool) -> nn.Module:
+        """Return ``network`` averaging its gradients over all ranks."""
+        if self.size == 1:
+            return network
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            network,
+            device_ids=device_ids,
+            find_unused_parameters=find_unused_parameters,
+            gradient_as_bucket_view=True,
+        )
+
+
+def device_problems(num_gpu: int | str, launcher: Launcher) -> list[Problem]:
+    """Return what is wrong with ``num_gpu`` on this machine, with this number of processes."""
+    _adopt_slurm_variables(launcher)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if not isinstance(num_gpu, int) or num_gpu == 0:
+        return []
+    if not torch.cuda.is_available():
+        return [
+            Problem("num_gpu", str(num_gpu), "CUDA devices (this machine has none)", "use 0 for CPU, or auto")
+        ]
+    if num_gpu != processes:
+        return [
+            Problem(
+                "num_gpu",
+                str(num_gpu),
+                f"the number of processes, which is {processes}",
+                f"start with torchrun --nproc_per_node={num_gpu}, or set num_gpu: auto",
+            )
+        ]
+    return []
+
+
+@contextmanager
+def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]:
+    """Join the run's processes and yield this one's :class:`World`.
+
+    Args:
+        num_gpu: 0 runs on the CPU, anything else on the GPU of the local rank where there is one.
+        launcher: ``slurm`` reads SLURM's variables; the others torchrun's, if they are set.
+        dist: backend and port, where the option file names them.
+
+    Raises:
+        RuntimeError: ``launcher`` is ``pytorch`` or ``slurm`` but its variables are not set.
+    """
+    _adopt_slurm_variables(launcher, dist.port)
+    if launcher == "pytorch" and "WORLD_SIZE" not in os.environ:
+        raise RuntimeError("--launcher pytorch: start with 'torchrun --nproc_per_node=N train.py …'")
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if num_gpu != 0 and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if size == 1:
+        yield World(device=device)
+        return
+    distributed.init_process_group(dist.backend or ("nccl" if device.type == "cuda" else "gloo"))
+    try:
+        yield World(rank, size, device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of processes of the run, before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Say whether this is rank 0, before the processes have joined."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _adopt_slurm_variables(launcher: Launcher, port: int | None = None) -> None:
+    """Translate SLURM's variables into torchrun's."""
+    if launcher != "slurm" or "RANK" in os.environ:
+        return
+    try:
+        slurm = {name: os.environ[name] for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")}
+        nodes = os.environ["SLURM_NODELIST"]
+    except KeyError as missing:
+        raise RuntimeError(f"--launcher slurm: {missing.args[0]} is not set; start with srun") from None
+    os.environ["RANK"] = slurm["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = slurm["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = slurm["SLURM_LOCALID"]
+    os.environ.setdefault("MASTER_ADDR", first_slurm_node(nodes))
+    os.environ.setdefault("MASTER_PORT", str(port or _DEFAULT_PORT))
+
+
+def first_slurm_node(nodelist: str) -> str:
+    """Return the first host of SLURM's compact list: ``gpu[03-07,11],login`` gives ``gpu03``."""
+    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodelist)
+    if match is None:
+        raise RuntimeError(f"SLURM_NODELIST names no host: {nodelist!r}")
+    return match.group(1) + (match.group(2) or "")

@@ -1,0 +1,136 @@
+"""What a run writes for people: log lines, ``metrics.jsonl``, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import Options
+from .checkpoint import write_atomically
+
+LOG = logging.getLogger("basicsr_ext")
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+def log_to_console(enabled: bool) -> None:
+    """Send log lines to standard output, or from non-writing ranks nowhere."""
+    LOG.handlers.clear()
+    LOG.propagate = False
+    LOG.setLevel(logging.INFO)
+    if enabled:
+        # rich draws below what is printed while a progress bar is alive, and passes through in a pipe.
+        handler = logging.StreamHandler(_Stdout())
+        handler.setFormatter(_FORMAT)
+        LOG.addHandler(handler)
+    else:
+        LOG.addHandler(logging.NullHandler())
+
+
+class RunLogger:
+    """The records of one run in its folder.
+
+    Args:
+        options: the run's options.
+        folder: the run's folder.
+        enabled: false on ranks that do not write; every method is then without effect.
+        iteration: finished iterations; later entries of an earlier attempt are removed.
+    """
+
+    def __init__(self, options: Options, folder: Path, enabled: bool, iteration: int) -> None:
+        self._enabled = enabled
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if not enabled:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = logging.FileHandler(
+            folder / f"train_{options.name}_{time.strftime('%Y%m%d_%H%M%S')}.log"
+        )
+        self._file.setFormatter(_FORMAT)
+        LOG.addHandler(self._file)
+        self._metrics_path = folder / "metrics.jsonl"
+        _drop_entries_after(self._metrics_path, iteration)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        if options.logger.use_tb_logger:
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = iteration + 1 if iteration else None
+            self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=purge)
+        if options.logger.wandb is not None and options.logger.wandb.project:
+            import wandb
+
+            settings = options.logger.wandb
+            self._wandb = wandb.init(
+                project=settings.project,
+                name=options.name,
+                id=settings.resume_id,
+                resume="allow",
+                dir=str(folder),
+            )
+
+    def scalars(self, iteration: int, values: Mapping[str, Any], prefix: str) -> None:
+        """Record numbers of one iteration; ``prefix`` groups them in TensorBoard."""
+        if not self._enabled:
+            return
+        self._metrics.write(json.dumps({"iteration": iteration, "kind": prefix, **values}) + "\n")
+        self._metrics.flush()
+        numbers = {
+            f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)
+        }
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=iteration)
+
+    def images(self, iteration: int, images: Mapping[str, np.ndarray], prefix: str) -> None:
+        """Record pictures (H, W, 3) uint8."""
+        if self._enabled and self._tensorboard is not None:
+            for name, image in images.items():
+                self._tensorboard.add_image(f"{prefix}/{name}", image, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        if not self._enabled:
+            return
+        self._metrics.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        LOG.removeHandler(self._file)
+        self._file.close()
+
+
+class _Stdout:
+    """Standard output as it is when a line is written: a live progress bar replaces ``sys.stdout``."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def _drop_entries_after(path: Path, iteration: int) -> None:
+    if not path.exists():
+        return
+    kept = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if _iteration_of(line) <= iteration
+    ]
+    write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _iteration_of(line: str) -> float:
+    """Return an entry's iteration; a line cut short by a crash counts as infinitely late."""
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,101 @@
+"""One optimizer step in float32, bf16 or fp16, with clipping, that never applies a non-finite gradient."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+RESTORMER_CLIP = 0.01
+"""The gradient norm that Restormer's ``use_grad_clip: true`` clips at."""
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], device: torch.device, **kwargs: Any
+) -> torch.optim.Optimizer:
+    """Return a ``torch.optim`` optimizer, fused where torch has such a kernel for the device.
+
+    Raises:
+        AttributeError, TypeError, ValueError: torch has no such optimizer, or refuses its arguments.
+    """
+    optimizer_class = find_optimizer(name)
+    if device.type == "cuda" and "fused" in inspect.signature(optimizer_class).parameters:
+        kwargs = {"fused": True, **kwargs}
+    return optimizer_class(list(parameters), **kwargs)
+
+
+def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
+    """Return the class called ``name`` in ``torch.optim``; AttributeError where there is none."""
+    found = getattr(torch.optim, name, None)
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise AttributeError(f"torch.optim has no optimizer {name!r}")
+    return found
+
+
+def optimizer_names() -> list[str]:
+    """Return the names :func:`find_optimizer` knows."""
+    members = inspect.getmembers(torch.optim, inspect.isclass)
+    return [name for name, member in members if issubclass(member, torch.optim.Optimizer)]
+
+
+class Stepper:
+    """Backward passes and optimizer steps in the chosen precision.
+
+    Args:
+        optimizer: updates the parameters it holds.
+        amp: ``no``, ``bf16`` or ``fp16`` (with loss scaling).
+        device: where the network lives.
+        clip_norm: the gradient's global norm is clipped at this value; ``None``: not clipped.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        amp: Literal["no", "bf16", "fp16"],
+        device: torch.device,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self._device_type = device.type
+        self._dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # Fused kernels read this flag on the device, so that a bad step is dropped without a host sync.
+        self._drops_on_device = bool(optimizer.defaults.get("fused")) and not self.scaler.is_enabled()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network runs."""
+        return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss``."""
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """Update the parameters and clear their gradients.
+
+        Returns:
+            The gradient's norm before clipping and whether it was finite, as scalar tensors on the
+            device. A non-finite gradient changes neither parameters nor optimizer state.
+        """
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
+        finite = torch.isfinite(norm)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self._drops_on_device:
+            self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, finite

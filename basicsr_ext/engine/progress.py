@@ -1,0 +1,103 @@
+"""How fast a run goes, how long it still takes, and what a terminal shows of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from ..data.sampling import Stage
+from .schedule import stage_of
+
+
+class Speedometer:
+    """Measures iterations and predicts the rest, stage by stage.
+
+    An iteration's time is taken as proportional to the pixels in its batch until a stage has been
+    measured itself, so that the prediction knows that later stages are slower.
+    """
+
+    def __init__(self, stages: Sequence[Stage], grad_accum: int = 1) -> None:
+        self._iters = [stage.iters for stage in stages]
+        self._pixels = [stage.batch_size * grad_accum * stage.gt_size**2 for stage in stages]
+        self._seconds: dict[int, tuple[float, int]] = {}
+        self._since_report = 0.0
+        self._waited = 0.0
+        self._count = 0
+
+    def add(self, iteration: int, seconds: float, waited: float) -> None:
+        """Count one iteration that took ``seconds``, of which ``waited`` were spent waiting for data."""
+        stage = stage_of(iteration, self._iters)
+        total, count = self._seconds.get(stage, (0.0, 0))
+        self._seconds[stage] = (total + seconds, count + 1)
+        self._since_report += seconds
+        self._waited += waited
+        self._count += 1
+
+    def report(self) -> tuple[float, float]:
+        """Return iterations per second and the share of time waiting for data, both since the last report."""
+        seconds = max(self._since_report, 1e-9)
+        rate, share = self._count / seconds, self._waited / seconds
+        self._since_report, self._waited, self._count = 0.0, 0.0, 0
+        return rate, share
+
+    def remaining(self, iteration: int) -> float:
+        """Return the predicted seconds from the end of ``iteration`` to the end of the run."""
+        left = 0.0
+        start = 0
+        for stage, iters in enumerate(self._iters):
+            todo = min(iters, start + iters - iteration)
+            if todo > 0:
+                left += todo * self._seconds_per_iteration(stage)
+            start += iters
+        return left
+
+    def _seconds_per_iteration(self, stage: int) -> float:
+        if stage in self._seconds:
+            total, count = self._seconds[stage]
+            return total / count
+        if not self._seconds:
+            return 0.0
+        nearest = min(self._seconds, key=lambda measured: abs(measured - stage))
+        return self._seconds_per_iteration(nearest) * self._pixels[stage] / self._pixels[nearest]
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` as ``3 days, 4:05:06``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+class Bar:
+    """A live progress bar on a terminal; nothing in a pipe or when disabled."""
+
+    def __init__(self, total: int, completed: int, enabled: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._live = enabled and self._progress.console.is_terminal
+        self._task = self._progress.add_task("training", total=total, completed=completed, note="")
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        """Begin drawing."""
+        if self._live:
+            self._progress.start()
+
+    def update(self, iteration: int, note: str | None = None) -> None:
+        """Show ``iteration`` finished iterations, and ``note`` from now on where one is given."""
+        now = time.monotonic()
+        if not self._live or (note is None and now - self._drawn < 0.1):
+            return
+        self._drawn = now
+        fields = {} if note is None else {"note": note}
+        self._progress.update(self._task, completed=iteration, **fields)
+
+    def stop(self) -> None:
+        """Stop drawing and leave the cursor below the bar."""
+        if self._live:
+            self._progress.stop()

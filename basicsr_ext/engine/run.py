@@ -1,0 +1,130 @@
+"""What the commands call: train, test and check one option file."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import OptionError, Options, Problem
+from .build import Parts, build_parts
+from .check import print_check, print_scores
+from .checkpoint import write_atomically
+from .distributed import Launcher, World, device_problems, is_main_process, start, world_size
+from .experiment import result_folder, run_folder, starting_point
+from .logger import LOG, log_to_console
+from .trainer import Summary, Trainer
+from .validator import Validator
+
+
+def train(options: Options, launcher: Launcher = "none", auto_resume: bool = False) -> Summary:
+    """Train as ``options`` says, in this process or as one rank of many.
+
+    Args:
+        options: see :func:`basicsr_ext.load_options`.
+        launcher: ``slurm`` takes rank and address from SLURM's variables.
+        auto_resume: continue from the run's newest intact checkpoint, if there is one.
+
+    Returns:
+        Last losses, best scores and the run's folder.
+
+    Raises:
+        OptionError: something does not fit; nothing has been written then.
+        NonFiniteError: a loss or gradient was not finite and ``train.nan_policy`` is ``stop``.
+        OSError: a checkpoint could not be written; earlier ones are intact.
+    """
+    _require_training(options)
+    log_to_console(is_main_process())
+    problems = device_problems(options.num_gpu, launcher)
+    if problems:
+        raise OptionError(problems, options.source)
+    with start(options.num_gpu, launcher, options.dist_params) as world:
+        _choose_algorithms(options)
+        checkpoint, warnings, problems = starting_point(options, auto_resume)
+        for warning in warnings:
+            LOG.warning("Fell back to an older checkpoint: %s", warning)
+        parts = _build_everywhere(options, world, problems)
+        if world.is_main:
+            write_atomically(run_folder(options) / f"{options.name}.yml", options.to_yaml().encode())
+        trainer = Trainer(options, parts, world, checkpoint)
+        LOG.info(
+            "%s: iterations %d to %d on %s, %d process(es)",
+            options.name,
+            trainer.iteration + 1,
+            trainer.train_options.total_iter,
+            world.device,
+            world.size,
+        )
+        summary = trainer.train()
+        LOG.info("Finished; results are in %s", summary.folder)
+        return summary
+
+
+def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, float]]:
+    """Evaluate ``path.pretrain_network_g`` on the ``test`` sets, or the ``val`` sets where there are none.
+
+    Returns:
+        ``{data set: {metric: value}}``; for super-resolution with ``bicubic_<metric>`` of the enlarged input.
+
+    Raises:
+        OptionError: something does not fit.
+    """
+    log_to_console(is_main_process())
+    problems = device_problems(options.num_gpu, launcher)
+    if options.path.pretrain_network_g is None:
+        expected = "the weights to evaluate, such as experiments/NAME/models/net_g_latest.pth"
+        problems.append(Problem("path.pretrain_network_g", "nothing", expected))
+    with start(options.num_gpu, launcher, options.dist_params) as world:
+        parts = build_parts(options, world.size, training=False, other_problems=problems)
+        validator = Validator(options.val, parts.eval_sets, options.scale, world, result_folder(options))
+        results = validator.run(parts.network.to(world.device), options.name)
+        if world.is_main:
+            print_scores(results)
+    return {
+        name: {**result.scores, **{f"bicubic_{metric}": value for metric, value in result.bicubic.items()}}
+        for name, result in results.items()
+    }
+
+
+def check(options: Options) -> bool:
+    """Build everything ``options`` names, print what the run will be, and train nothing.
+
+    Returns:
+        Whether the run can be started here, as far as it could be tried.
+
+    Raises:
+        OptionError: something does not fit.
+    """
+    _require_training(options)
+    log_to_console(True)
+    ranks = options.num_gpu if isinstance(options.num_gpu, int) and options.num_gpu > 0 else world_size()
+    if options.num_gpu == "auto" and torch.cuda.is_available():
+        ranks = torch.cuda.device_count()
+    parts = build_parts(options, ranks, training=True)
+    on_gpu = options.num_gpu != 0 and torch.cuda.is_available()
+    return print_check(options, parts, ranks, torch.device("cuda" if on_gpu else "cpu"))
+
+
+def _require_training(options: Options) -> None:
+    if options.train is None or options.datasets.train is None:
+        problem = Problem(
+            "", "no train section or no datasets.train", "both", "use test.py to evaluate weights"
+        )
+        raise OptionError([problem], options.source)
+
+
+def _build_everywhere(options: Options, world: World, problems: list[Problem]) -> Parts:
+    """Build the parts on every rank; a problem on any rank is everyone's."""
+    parts, own = None, problems
+    try:
+        parts = build_parts(options, world.size, training=True, other_problems=problems)
+    except OptionError as error:
+        own = error.problems
+    everyones = list(dict.fromkeys(problem for rank in world.gather(own) for problem in rank))
+    if everyones or parts is None:
+        raise OptionError(everyones, options.source)
+    return parts
+
+
+def _choose_algorithms(options: Options) -> None:
+    deterministic = options.train is not None and options.train.deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic

@@ -1,0 +1,356 @@
+"""Training: parts built once, then a short loop; :meth:`Trainer.train_step` is where numbers change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..archs.weights import load_weights
+from ..config import Options
+from ..data.loader import DevicePrefetcher, build_train_loader
+from ..data.sampling import ProgressiveBatchSampler
+from ..models import MODELS
+from ..models.base_model import BaseModel
+from .build import Parts
+from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state
+from .distributed import World
+from .ema import WeightAverage
+from .experiment import changed_options, run_folder
+from .logger import LOG, RunLogger
+from .precision import RESTORMER_CLIP, Stepper, build_optimizer
+from .progress import Bar, Speedometer, duration
+from .schedule import learning_rate, stage_of
+from .validator import Evaluation, Validator
+
+Best = dict[str, dict[str, dict[str, float]]]
+"""Best scores: data set → metric → ``{"value": …, "iteration": …}``."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient was not finite and ``train.nan_policy`` is ``stop``."""
+
+
+@dataclass
+class Summary:
+    """What a run ended with."""
+
+    iteration: int
+    losses: dict[str, float]
+    best: Best
+    folder: Path
+    bicubic: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains one network as an option file says.
+
+    Args:
+        options: the run's options.
+        parts: network and data sets, see :func:`~basicsr_ext.engine.build.build_parts`.
+        world: this process among the ranks.
+        checkpoint: where to continue from; ``None``: from the beginning.
+    """
+
+    def __init__(self, options: Options, parts: Parts, world: World, checkpoint: Checkpoint | None) -> None:
+        train = options.train
+        assert train is not None, "the loader requires a train section"
+        self.options, self.train_options, self.world, self.stages = options, train, world, parts.stages
+        self.folder = run_folder(options)
+        self.iteration = checkpoint.iteration if checkpoint is not None else 0
+        self.best: Best = {}
+        self.losses: dict[str, float] = {}
+        self._bicubic: dict[str, dict[str, float]] = {}
+
+        network = parts.network.to(world.device)
+        if train.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.model: BaseModel = MODELS.find(options.model_type)(network, train, options.manual_seed)
+        self.forward = self._wrap(network)
+        self.average = WeightAverage(network, train.ema_decay) if train.ema_decay > 0 else None
+        clip = train.grad_clip_norm or (RESTORMER_CLIP if train.use_grad_clip else None)
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optim = train.optim_g
+        optimizer = build_optimizer(optim.type, trainable, world.device, lr=optim.lr, **optim.kwargs)
+        self.stepper = Stepper(optimizer, train.amp, world.device, clip)
+        self.learning_rate = learning_rate(train.scheduler, optim.lr, train.warmup_iter)
+
+        self.validator = Validator(
+            options.val, parts.eval_sets, options.scale, world, self.folder / "visualization"
+        )
+        self.checkpointer = Checkpointer(self.folder, options.logger.keep_checkpoints)
+        self.speed = Speedometer(self.stages, train.grad_accum)
+        self._batches = self._load_batches(parts.train_set)
+        torch.manual_seed(options.manual_seed + world.rank)
+        self._dropped_steps = torch.zeros((), dtype=torch.int64, device=world.device)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def train(self) -> Summary:
+        """Run the remaining iterations and return what the run ended with.
+
+        Raises:
+            NonFiniteError: see ``train.nan_policy``.
+        """
+        total = self.train_options.total_iter
+        self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration)
+        self.bar = Bar(total, self.iteration, self.world.is_main)
+        self.bar.start()
+        try:
+            while self.iteration < total:
+                self.train_step()
+                if self._due(self.options.logger.print_freq):
+                    self._report()
+                if self._due(self.options.val.val_freq):
+                    self.validate()
+                if self._due(self.options.logger.save_checkpoint_freq):
+                    self.save()
+            if self.world.is_main:
+                self.checkpointer.save_networks("latest", self._network_files())
+        finally:
+            self.bar.stop()
+            self.log.close()
+        return Summary(self.iteration, self.losses, self.best, self.folder, self._bicubic)
+
+    def train_step(self) -> None:
+        """Make iteration ``self.iteration + 1``: one optimizer step over all micro-batches."""
+        started, waited = time.perf_counter(), self._batches.wait_seconds
+        iteration = self.iteration + 1
+        for group in self.stepper.optimizer.param_groups:
+            group["lr"] = self.learning_rate(iteration)
+        micro_batches = self.train_options.grad_accum
+        totals: dict[str, Tensor] = {}
+        for micro in range(micro_batches):
+            batch = self._next_batch()
+            with self._gradient_sync(last=micro == micro_batches - 1):
+                with self.stepper.autocast():
+                    losses = self.model.training_step(self.forward, batch)
+                    loss = torch.stack(list(losses.values())).sum() / micro_batches
+                self.stepper.backward(loss)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0) + value.detach() / micro_batches
+        norm, finite = self.stepper.step()
+        if self.average is not None:
+            self.average.update()
+        self._dropped_steps += ~finite
+        self._last_losses, self._last_norm = totals, norm
+        self.iteration = iteration
+        self.bar.update(iteration)
+        now = time.perf_counter()
+        self.speed.add(iteration, now - started, self._batches.wait_seconds - waited)
+
+    def validate(self) -> dict[str, Evaluation]:
+        """Evaluate the averaged weights where there are any, and keep the best scores."""
+        network = self.average.network if self.average is not None else self.model.network
+        results = self.validator.run(network, str(self.iteration))
+        improved = False
+        for number, (name, result) in enumerate(results.items()):
+            improved |= self._keep_best(name, result) and number == 0
+            self._bicubic[name] = result.bicubic
+            self._log_evaluation(name, result)
+        if improved and self.world.is_main:
+            self.checkpointer.save_networks("best", self._network_files())
+        return results
+
+    def save(self) -> None:
+        """Write a checkpoint of the finished iterations.
+
+        Raises:
+            NonFiniteError: see ``train.nan_policy``.
+        """
+        self._check_finite()
+        random_states = self.world.gather(random_state(self.world.device))
+        if self.world.is_main:
+            state = {
+                "optimizers": [self.stepper.optimizer.state_dict()],
+                "scaler": self.stepper.scaler.state_dict(),
+                "random": random_states,
+                "best": self.best,
+                "bicubic": self._bicubic,
+                "options": self.options.model_dump_json(),
+            }
+            path = self.checkpointer.save(self.iteration, self._network_files(), state)
+            LOG.info("Saved %s", path)
+        self.world.barrier()
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network as the training step calls it: averaged over ranks, compiled."""
+        forward = self.world.parallel(network, self.options.find_unused_parameters)
+        mode = self.train_options.compile
+        if mode:
+            # Each stage has fixed shapes: a specialised kernel each beats one for all sizes.
+            compiled = torch.compile(forward, mode=mode if isinstance(mode, str) else None, dynamic=False)
+            return compiled  # pyright: ignore[reportReturnType]
+        return forward
+
+    def _load_batches(self, dataset: Any) -> DevicePrefetcher:
+        option = self.options.datasets.train
+        assert option is not None, "the loader requires a training set"
+        sampler = ProgressiveBatchSampler(
+            self.stages,
+            len(dataset),
+            self.options.manual_seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            grad_accum=self.train_options.grad_accum,
+            shuffle=option.use_shuffle,
+            enlarge=option.dataset_enlarge_ratio,
+            start_iter=self.iteration,
+        )
+        loader = build_train_loader(
+            dataset,
+            sampler,
+            num_workers=option.num_worker_per_gpu,
+            pin_memory=option.pin_memory and self.world.device.type == "cuda",
+            prefetch_factor=option.num_prefetch_queue,
+        )
+        return DevicePrefetcher(loader, self.world.device)
+
+    def _next_batch(self) -> dict[str, Any]:
+        batch = next(self._batches)
+        if self.train_options.channels_last:
+            for name in ("lq", "gt"):
+                batch[name] = batch[name].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _gradient_sync(self, last: bool) -> Any:
+        """Return the context of a micro-batch: ranks exchange gradients only in the last one."""
+        if last or self.world.size == 1:
+            return nullcontext()
+        return self.world_network.no_sync()
+
+    @property
+    def world_network(self) -> Any:
+        """The distributed wrapper, below the compiled one where there is one."""
+        return getattr(self.forward, "_orig_mod", self.forward)
+
+    def _due(self, frequency: int | None) -> bool:
+        """Say whether something done every ``frequency`` iterations is due; the last iteration counts."""
+        if frequency is None:
+            return False
+        return self.iteration % frequency == 0 or self.iteration == self.train_options.total_iter
+
+    def _report(self) -> None:
+        names = list(self._last_losses)
+        values = torch.stack([*self._last_losses.values(), self._last_norm]).double()
+        *losses, norm = self.world.mean(values).tolist()
+        self.losses = dict(zip(names, losses, strict=True))
+        rate, waiting = self.speed.report()
+        number = stage_of(self.iteration, [stage.iters for stage in self.stages])
+        stage = self.stages[number]
+        lr = self.stepper.optimizer.param_groups[0]["lr"]
+        eta = duration(self.speed.remaining(self.iteration))
+        self.log.scalars(
+            self.iteration,
+            {
+                **self.losses,
+                "lr": lr,
+                "grad_norm": norm,
+                "stage": number + 1,
+                "gt_size": stage.gt_size,
+                "batch_size": stage.batch_size,
+                "iterations_per_second": rate,
+                "data_wait": waiting,
+            },
+            prefix="train",
+        )
+        loss_text = " ".join(f"{name} {value:.4e}" for name, value in self.losses.items())
+        LOG.info(
+            "iter %d/%d | stage %d/%d, patch %d, batch %d | %s | lr %.3e | %.2f it/s | data wait %.0f%% | ETA %s",
+            self.iteration,
+            self.train_options.total_iter,
+            number + 1,
+            len(self.stages),
+            stage.gt_size,
+            stage.batch_size,
+            loss_text,
+            lr,
+            rate,
+            100 * waiting,
+            eta,
+        )
+        self.bar.update(self.iteration, f"{loss_text}  ETA {eta}")
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Stop, or go on, after steps that were dropped for a gradient that was not finite."""
+        dropped = int(self._dropped_steps)
+        if not dropped:
+            return
+        self._dropped_steps.zero_()
+        message = (
+            f"{dropped} step(s) up to iteration {self.iteration} had a loss or gradient that was not finite"
+        )
+        if self.train_options.nan_policy == "skip" or self.stepper.scaler.is_enabled():
+            LOG.warning("%s; they were skipped", message)
+            return
+        raise NonFiniteError(
+            f"{message}; no weight was changed by them. Lower the learning rate, clip with "
+            "train.grad_clip_norm, or set train.nan_policy: skip"
+        )
+
+    def _keep_best(self, name: str, result: Evaluation) -> bool:
+        """Record scores that beat the best so far; return whether the first metric did."""
+        improved = []
+        best = self.best.setdefault(name, {})
+        for metric, value in result.scores.items():
+            before = best.get(metric, {}).get("value")
+            improved.append(self.validator.metrics[metric].improves(value, before))
+            if improved[-1]:
+                best[metric] = {"value": value, "iteration": self.iteration}
+        return bool(improved) and improved[0]
+
+    def _log_evaluation(self, name: str, result: Evaluation) -> None:
+        self.log.scalars(
+            self.iteration,
+            {**result.scores, **{f"bicubic_{metric}": value for metric, value in result.bicubic.items()}},
+            prefix=f"val/{name}",
+        )
+        self.log.images(self.iteration, result.images, prefix=f"val/{name}")
+        for metric, value in result.scores.items():
+            best = self.best[name][metric]
+            bicubic = f" | bicubic {result.bicubic[metric]:.4f}" if metric in result.bicubic else ""
+            LOG.info(
+                "%s %s: %.4f%s | best %.4f at %d",
+                name,
+                metric,
+                value,
+                bicubic,
+                best["value"],
+                best["iteration"],
+            )
+
+    def _network_files(self) -> dict[str, dict[str, Any]]:
+        content = {"params": self.model.network.state_dict()}
+        if self.average is not None:
+            content["params_ema"] = self.average.network.state_dict()
+        return {"net_g": content}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take over everything :meth:`save` wrote."""
+        content, state = checkpoint.networks["net_g"], checkpoint.state
+        load_weights(self.model.network, content, param_key="params")
+        if self.average is not None:
+            load_weights(
+                self.average.network, content, param_key="params_ema" if "params_ema" in content else "params"
+            )
+        self.stepper.optimizer.load_state_dict(state["optimizers"][0])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        self.best, self._bicubic = state["best"], state["bicubic"]
+        if len(state["random"]) == self.world.size:
+            restore_random_state(state["random"][self.world.rank], self.world.device)
+        else:
+            LOG.warning(
+                "The checkpoint was written by %d processes, now there are %d: random generators of dropout "
+                "start anew, so this run differs from an uninterrupted one.",
+                len(state["random"]),
+                self.world.size,
+            )
+        for line in changed_options(state["options"], self.options):
+            LOG.warning("Option changed since the checkpoint: %s", line)

@@ -1,0 +1,41 @@
+"""Restore image files with trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..archs import build_network
+from ..archs.weights import load_weights
+from ..config import Options
+from ..data.images import read_image, write_image
+from ..data.sources import list_images
+from .restore import restore
+
+
+def restore_files(
+    options: Options, weights: Path, source: Path, target: Path, tile: int | None
+) -> Iterator[Path]:
+    """Restore one image, or all images below a folder, and yield each written path.
+
+    Args:
+        options: name the network and its scale.
+        weights: checkpoint that fits the network.
+        source: an image or a folder of images.
+        target: folder for the results, PNG files under the inputs' names.
+        tile: side of the tiles to run in; ``None``: whole images.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() and options.num_gpu != 0 else "cpu")
+    network = build_network({"type": options.network_g.type, **options.network_g.kwargs})
+    load_weights(network, weights, param_key=options.path.param_key_g)
+    network.to(device).eval()
+    names = [Path(source.name)] if source.is_file() else [Path(name) for name in list_images(source)]
+    folder = source.parent if source.is_file() else source
+    for name in names:
+        restored = restore(network, read_image(folder / name), options.scale, tile)
+        path = (target / name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, restored)
+        yield path

@@ -1,0 +1,33 @@
+"""Evaluate weights on an option file's test sets: ``python test.py -opt options/edt_x4.yml``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from basicsr_ext.config import OptionError, load_options
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a network's weights on an option file's test sets."
+    )
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    try:
+        options = load_options(arguments.opt, arguments.force_yml)
+        from basicsr_ext import engine
+
+        engine.test(options, arguments.launcher)
+    except OptionError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

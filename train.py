@@ -1,0 +1,61 @@
+"""Train a network: ``python train.py -opt options/edt_x4.yml``, or ``torchrun … train.py -opt …``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from basicsr_ext.config import OptionError, load_options
+
+EXIT_FAILED, EXIT_BAD_OPTIONS, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Train an image-restoration network from an option file.")
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who started the processes"
+    )
+    parser.add_argument(
+        "--auto_resume",
+        action="store_true",
+        help="continue from the run's newest checkpoint, if there is one",
+    )
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY:KEY=VALUE",
+        help="set options, e.g. train:total_iter=100",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="check everything, show what will be run, and exit"
+    )
+    # torch.distributed.launch passes this; torchrun and we use the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    arguments = parse_arguments()
+    try:
+        options = load_options(arguments.opt, arguments.force_yml)
+        # torch and basicsr take seconds to import: only once the option file is known to be sound.
+        from basicsr_ext import engine
+
+        if arguments.check:
+            return 0 if engine.check(options) else EXIT_FAILED
+        engine.train(options, arguments.launcher, arguments.auto_resume)
+    except OptionError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_OPTIONS
+    except KeyboardInterrupt:
+        print("Interrupted; continue with --auto_resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
