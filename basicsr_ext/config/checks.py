@@ -106,9 +106,8 @@ def _check_scheduler(facts: Facts) -> Iterator[Problem]:
         if facts.written(f"{_SCHEDULE}.{argument}")
         for problem in _check_argument(facts, argument)
     ]
-    yield from problems
-    if not problems:
-        yield from _check_lengths(facts, name)
+    problems = problems or list(_check_lengths(facts, name))
+    yield from problems or _check_periods(facts)
 
 
 def _check_argument_names(
@@ -154,23 +153,25 @@ def _iteration(value: object) -> bool:
 
 
 def _check_lengths(facts: Facts, name: str) -> Iterator[Problem]:
-    def values(argument: str, default: list[Any]) -> list[Any]:
-        return facts.get(f"{_SCHEDULE}.{argument}", default)
+    # Left out, each list has one value.
+    def values(argument: str) -> list[Any]:
+        return facts.get(f"{_SCHEDULE}.{argument}", [0 if argument == "eta_mins" else 1])
 
-    multi_step = name.startswith("MultiStep")
-    first, default = ("restarts", [0]) if multi_step else ("periods", [])
-    others = ["restart_weights"] + (["eta_mins"] if name.endswith("CyclicLR") else [])
-    count = len(values(first, default))
-    for other in others:
-        found = values(other, [0] if other == "eta_mins" else [1])
+    first = "restarts" if name.startswith("MultiStep") else "periods"
+    count = len(values(first))
+    for other in ["restart_weights"] + (["eta_mins"] if name.endswith("CyclicLR") else []):
+        found = values(other)
         if len(found) != count:
             yield Problem(
                 f"{_SCHEDULE}.{other}",
                 f"{len(found)} {'value' if len(found) == 1 else 'values'} ({show(found)})",
                 f"{count}, one for each of {first}",
             )
-    periods, total = values("periods", []), facts.get("train.total_iter")
-    if not multi_step and total is not None and sum(periods) < total:
+
+
+def _check_periods(facts: Facts) -> Iterator[Problem]:
+    periods, total = facts.get(f"{_SCHEDULE}.periods"), facts.get("train.total_iter")
+    if periods is not None and total is not None and sum(periods) < total:
         yield Problem(
             f"{_SCHEDULE}.periods",
             f"periods of {sum(periods)} iterations in all",

@@ -321,7 +321,7 @@ class MixingAugs(Section):
 
 
 WarmUp = Annotated[
-    int, BeforeValidator(whole), Field(ge=-1), Expect("a whole number from -1 up", "whole numbers from -1 up")
+    int, Field(ge=-1), BeforeValidator(whole), Expect("a whole number from -1 up", "whole numbers from -1 up")
 ]
 Decay = Annotated[
     float,

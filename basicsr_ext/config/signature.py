@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
@@ -61,52 +63,55 @@ def check_arguments(
         fix = suggestion or f"known: {', '.join(free) or 'none'}"
         problems.append(Problem(f"{key}.{word}", "an unknown key", f"an argument of {name}", fix))
     problems += [Problem(f"{key}.{word}", "nothing", f"a value, which {name} needs") for word in missing]
-    hints = _hints(constructor)
+    adapters = argument_types(constructor)
     for word, value in kwargs.items():
-        if word in free and word in hints:
-            problems += _check_value(value, hints[word], named[word].default, f"{key}.{word}")
+        none_is_default = value is None and word in free and named[word].default is None
+        if word in free and word in adapters and not none_is_default:
+            problems += _check_value(value, *adapters[word], f"{key}.{word}")
     return problems
 
 
-def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
+def argument_types(constructor: Callable[..., Any]) -> dict[str, tuple[str, TypeAdapter[Any]]]:
+    """Return annotation in words and validator of each argument that a YAML value can meet."""
     function = constructor.__init__ if inspect.isclass(constructor) else constructor
     try:
-        return get_type_hints(function)
+        hints = get_type_hints(function)
     except Exception:  # Names that exist for type checkers only may raise anything when evaluated.
         return {}
+    types_by_name: dict[str, tuple[str, TypeAdapter[Any]]] = {}
+    for word, annotation in hints.items():
+        usable = _usable(annotation)
+        if word == "return" or usable is None:
+            continue
+        with suppress(PydanticSchemaGenerationError, PydanticUserError):
+            types_by_name[word] = (_words(usable), TypeAdapter(usable))
+    return types_by_name
 
 
-def _check_value(value: Any, annotation: Any, default: Any, key: str) -> list[Problem]:
-    usable = usable_annotation(annotation)
-    if usable is None or (value is None and default is None):
-        return []
-    try:
-        adapter = TypeAdapter(usable)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return []
+def _check_value(value: Any, words: str, adapter: TypeAdapter[Any], key: str) -> list[Problem]:
     try:
         # Not strict: YAML has lists where constructors ask for tuples.
         accepted = _same(value, adapter.validate_python(value))
     except ValidationError:
         accepted = False
-    return [] if accepted else [Problem(key, show(value), _words(usable))]
+    return [] if accepted else [Problem(key, show(value), words)]
 
 
-def usable_annotation(annotation: Any) -> Any:
+def _usable(annotation: Any) -> Any:
     """Return the part of an annotation that a YAML value can meet, or None if there is none."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in _SCALARS or annotation in _CONTAINERS or origin is Literal:
         return annotation
     if origin is Annotated:
-        return usable_annotation(arguments[0])
+        return _usable(arguments[0])
     if origin in (Union, types.UnionType):
-        members = [member for item in arguments if (member := usable_annotation(item)) is not None]
+        members = [member for item in arguments if (member := _usable(item)) is not None]
         if types.NoneType in arguments and members == [types.NoneType]:
             return None
         return Union[tuple(members)] if members else None  # noqa: UP007 (members are known at run time only)
     if inspect.isclass(origin) and issubclass(origin, Collection):
         items = [item for item in arguments if item is not Ellipsis]
-        return annotation if all(usable_annotation(item) is not None for item in items) else None
+        return annotation if all(_usable(item) is not None for item in items) else None
     return None
 
 
@@ -123,4 +128,6 @@ def _same(found: Any, accepted: Any) -> bool:
 
 
 def _words(annotation: Any) -> str:
-    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
+    if inspect.isclass(annotation) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b(typing|collections\.abc)\.", "", str(annotation))

@@ -197,12 +197,13 @@ def validate(mapping: dict[str, Any]) -> tuple[Options | None, list[Problem]]:
         details = error.errors(include_url=False, include_context=False)
     problems: dict[str, Problem] = {}
     for detail in details:
-        problem = _translate(detail["loc"], detail["type"] == "missing", mapping)
+        problem = _translate(detail["loc"], detail["type"], mapping)
         problems.setdefault(problem.key, problem)
     return None, list(problems.values())
 
 
-def _translate(location: tuple[Any, ...], missing: bool, mapping: dict[str, Any]) -> Problem:
+def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any]) -> Problem:
+    missing = kind == "missing"
     path, description = "", ""
     value: Any = mapping
     annotation: Any = Options
@@ -223,6 +224,8 @@ def _translate(location: tuple[Any, ...], missing: bool, mapping: dict[str, Any]
     expected = describe(annotation)
     if missing:
         return Problem(path, "nothing", f"{expected} ({description})" if description else expected)
+    if kind == "union_tag_invalid":
+        return Problem(f"{path}.type", show(value["type"]), "a data set to train with, which this is not")
     return Problem(path, show(value), expected, _better(value, annotation))
 
 
@@ -240,6 +243,7 @@ def _better(value: Any, annotation: Any) -> str:
 def _candidates(value: Any, annotation: Any) -> Iterator[tuple[Any, str]]:
     yield [value], f"write [{value}]"
     if not isinstance(value, str):
+        yield str(value), "put it in quotes"
         return
     match = re.fullmatch(r"\s*([-+]?[\d._]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*", value)
     if match:

@@ -31,10 +31,10 @@ class Expect:
 
 
 PositiveInt = Annotated[
-    int, BeforeValidator(whole), Field(gt=0), Expect("a positive whole number", "positive whole numbers")
+    int, Field(gt=0), BeforeValidator(whole), Expect("a positive whole number", "positive whole numbers")
 ]
 NonNegativeInt = Annotated[
-    int, BeforeValidator(whole), Field(ge=0), Expect("a whole number from 0 up", "whole numbers from 0 up")
+    int, Field(ge=0), BeforeValidator(whole), Expect("a whole number from 0 up", "whole numbers from 0 up")
 ]
 PositiveFloat = Annotated[
     float, Field(gt=0, allow_inf_nan=False), Expect("a positive number", "positive numbers")
