@@ -225,7 +225,9 @@ def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any]) ->
     if missing:
         return Problem(path, "nothing", f"{expected} ({description})" if description else expected)
     if kind == "union_tag_invalid":
-        return Problem(f"{path}.type", show(value["type"]), "a data set to train with, which this is not")
+        return Problem(
+            f"{path}.type", show(dict(value).get("type")), "a data set to train with, which this is not"
+        )
     return Problem(path, show(value), expected, _better(value, annotation))
 
 
