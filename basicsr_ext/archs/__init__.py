@@ -1,5 +1,37 @@
-"""Networks: one file per published architecture, ``<name>_arch.py``; ``layers/`` holds what several share.
+"""Published networks, one file each (``<name>_arch.py``); ``layers/`` holds what two or more share.
 
-A network takes and returns NCHW tensors in 0..1 (or its own ``pixel_range``) and knows nothing of
-option files or training. May import ``config.errors`` and ``registry``; nothing else of the package.
+Every file registers its classes with :data:`NETWORKS`, which imports the files on first use: adding a
+network means adding a file. Nothing here knows option files or training. Networks take and return NCHW
+float tensors of any size, values 0 to ``pixel_range`` (an attribute; 1.0 where a network has none).
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NETWORKS = Registry("network", __name__, "_arch", "ARCH_REGISTRY")
+
+
+def build_network(opt: Mapping[str, Any]) -> nn.Module:
+    """Return the network that ``{"type": name, **constructor arguments}`` describes.
+
+    Ours are looked up first, then basicsr's and those that plug-ins have registered with basicsr.
+    ``opt`` is left as it is.
+
+    Raises:
+        ValueError: ``opt`` names no type.
+        UnknownTypeError: no registry knows the type.
+        TypeError: the constructor does not take one of the arguments.
+    """
+    arguments = deepcopy(dict(opt))
+    name = arguments.pop("type", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a network needs a 'type', such as 'EDT'; found {sorted(opt)}")
+    return NETWORKS.find(name)(**arguments)

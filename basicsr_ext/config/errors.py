@@ -12,7 +12,7 @@ class SourceMap:
     """Where each key of a loaded option file was written.
 
     ``places`` maps dotted key paths (``datasets.train.stages.0.gt_size``) to ``file:line``, or to
-    ``--force_yml`` for keys an override set.
+    ``--force_yml a:b:c`` for keys an override set.
     """
 
     file: str = "options"
@@ -29,21 +29,26 @@ class SourceMap:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong: at which key, what was found, what was expected, how to mend it."""
+    """One thing wrong: at which key, what was found, what was expected, how to mend it.
+
+    ``place`` is given where the source map cannot know it: syntax errors, and overrides that set nothing.
+    """
 
     key: str
     found: str
     expected: str
     fix: str = ""
+    place: str = ""
 
     def line(self, source: SourceMap) -> str:
         """Return the problem as one line of text."""
-        parts = [source.locate(self.key)]
+        parts = [self.place or source.locate(self.key)]
         if self.key:
             parts.append(self.key)
         fix = f"; {self.fix}" if self.fix else ""
         text = ": ".join([*parts, f"found {self.found}, expected {self.expected}{fix}"])
-        return " ".join(text.split())
+        # Keys come from the file: no line break and no terminal control sequence may pass through.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 class OptionError(ValueError):
@@ -55,7 +60,18 @@ class OptionError(ValueError):
         super().__init__("\n".join(problem.line(self.source) for problem in self.problems))
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word closest to ``word`` in spelling (letter case last), or None if none is near."""
+    words = list(known)
+    matches = get_close_matches(word, words, n=1, cutoff=0.6)
+    if matches:
+        return matches[0]
+    folded = {item.lower(): item for item in words}
+    matches = get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the known word closest to ``word``, or an empty string."""
-    matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {matches[0]!r}?" if matches else ""
+    match = closest(word, known)
+    return f"did you mean {match!r}?" if match else ""

@@ -4,34 +4,57 @@ Keys keep BasicSR's and Restormer's names and meaning. All models are frozen and
 except where a constructor outside this module decides what is valid (networks, losses, optimizers,
 schedulers, metrics, plug-in data sets): those keep their extra keys in :attr:`Spec.kwargs`, and
 :mod:`basicsr_ext.config.signature` checks them once that constructor is known.
+
+Values are taken as written: no text for numbers, no true for 1; a whole float (``!!float 5e3``) is an
+integer where one is asked for. ``~`` stands for a key's default.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
+    PrivateAttr,
     Tag,
+    model_validator,
 )
 
-
-class Section(BaseModel):
-    """A mapping of the option file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from .errors import SourceMap
+from .values import Expect, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, whole
+from .yaml_text import to_text
 
 
-class Spec(BaseModel):
+class OptionMapping(BaseModel):
+    """What all mappings of an option file have in common."""
+
+    # BasicSR's model_type is a key like any other; pydantic would reserve the prefix.
+    model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: value for key, value in data.items() if value is not None or key not in optional}
+
+
+class Section(OptionMapping):
+    """A mapping whose keys are all known here; others are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Spec(OptionMapping):
     """A ``type`` and the keyword arguments of its constructor."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     type: str = Field(description="Registered name: ours first, then basicsr's and the plug-ins'.")
 
     @property
@@ -49,11 +72,10 @@ class OptimizerSpec(Spec):
 # --- data sets -------------------------------------------------------------------------------------
 
 
-class IOBackend(BaseModel):
+class IOBackend(Section):
     """Where image bytes come from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["disk", "lmdb"] = "disk"
+    type: Literal["disk", "lmdb"] = Field(default="disk", description="Files in folders, or BasicSR's LMDB.")
 
 
 class Stage(Section):
@@ -70,6 +92,14 @@ class Stage(Section):
     )
 
 
+FileNameTemplate = Annotated[
+    str, Field(pattern=r"\{\}"), Expect("a file name with {} in it", "file names with {} in them")
+]
+_GT_SIZE = (
+    "Training: side of the square ground-truth crop in pixels; with gt_sizes, the largest. Else unused."
+)
+
+
 class ImageSource(Section):
     """Keys that every built-in image data set takes."""
 
@@ -81,16 +111,19 @@ class ImageSource(Section):
         default=None, description="Overrides the file's scale for this data set."
     )
     io_backend: IOBackend = IOBackend()
-    filename_tmpl: str = Field(default="{}", description="LQ file name for a GT base name, e.g. '{}x4'.")
+    gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
+    filename_tmpl: FileNameTemplate = Field(
+        default="{}", description="LQ file name for a GT base name, e.g. '{}x4'."
+    )
     meta_info_file: str | None = Field(default=None, description="Text file: one GT name (and shape) a line.")
     meta_info: str | None = Field(default=None, description="Same as meta_info_file.")
     color: Literal["rgb", "y", "gray"] | None = Field(
         default=None, description="'y' or 'gray': one-channel images."
     )
-    mean: list[float] | None = Field(
+    mean: list[FiniteFloat] | None = Field(
         default=None, description="Subtracted per channel after scaling to 0..1."
     )
-    std: list[float] | None = Field(
+    std: list[FiniteFloat] | None = Field(
         default=None, description="Divides per channel after the mean is subtracted."
     )
 
@@ -98,9 +131,7 @@ class ImageSource(Section):
 class TrainKeys(Section):
     """Keys that only the training set takes."""
 
-    gt_size: PositiveInt | None = Field(
-        default=None, description="Ground-truth crop side; with gt_sizes: the largest."
-    )
+    gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
     use_hflip: bool = Field(default=True, description="Random horizontal flips.")
     use_rot: bool = Field(default=True, description="Random vertical flips and 90-degree rotations.")
     geometric_augs: bool | None = Field(
@@ -116,6 +147,9 @@ class TrainKeys(Section):
         description="Samples per iteration over all ranks and micro-batches; instead of batch_size_per_gpu.",
     )
     dataset_enlarge_ratio: PositiveInt = Field(default=1, description="Repeats of the data set in one pass.")
+    persistent_workers: bool = Field(
+        default=True, description="Accepted; workers live as long as the loader."
+    )
     prefetch_mode: Literal["cpu", "cuda"] | None = Field(
         default=None, description="Accepted; the loader always prefetches."
     )
@@ -125,11 +159,13 @@ class TrainKeys(Section):
         default=None, min_length=1, description="Progressive learning, stage by stage."
     )
     mini_batch_sizes: list[PositiveInt] | None = Field(
-        default=None, description="Restormer: batch per GPU of each stage."
+        default=None, min_length=1, description="Restormer: batch per GPU of each stage."
     )
-    iters: list[PositiveInt] | None = Field(default=None, description="Restormer: iterations of each stage.")
+    iters: list[PositiveInt] | None = Field(
+        default=None, min_length=1, description="Restormer: iterations of each stage."
+    )
     gt_sizes: list[PositiveInt] | None = Field(
-        default=None, description="Restormer: patch size of each stage."
+        default=None, min_length=1, description="Restormer: patch size of each stage."
     )
 
 
@@ -162,10 +198,12 @@ class GaussianDenoisingKeys(ImageSource):
     sigma_type: Literal["constant", "random", "choice"] | None = Field(
         default=None, description="Training only."
     )
-    sigma_range: float | list[float] | None = Field(
+    sigma_range: NonNegativeFloat | list[NonNegativeFloat] | None = Field(
         default=None, description="Training: sigma, [low, high] or choices."
     )
-    sigma_test: float | None = Field(default=None, description="Validation: sigma in 0..255 units.")
+    sigma_test: NonNegativeFloat | None = Field(
+        default=None, description="Validation: sigma in 0..255 units."
+    )
     in_ch: Literal[1, 3] = 3
 
 
@@ -201,10 +239,10 @@ class DualPixelTrain(DualPixelKeys, TrainKeys):
     """Training for dual-pixel defocus deblurring."""
 
 
-class ForeignDataset(BaseModel):
+class ForeignDataset(OptionMapping):
     """A data set of basicsr's or of a plug-in's; it receives all its keys as BasicSR would pass them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     type: str
     name: str = ""
     scale: PositiveInt | None = None
@@ -212,13 +250,13 @@ class ForeignDataset(BaseModel):
     @property
     def kwargs(self) -> dict[str, Any]:
         """The whole mapping that a BasicSR data set takes as ``opt``."""
-        return self.model_dump(exclude_none=True)
+        return {**self.model_dump(exclude_none=True), **(self.model_extra or {})}
 
 
 class ForeignTrain(ForeignDataset, TrainKeys):
     """A foreign data set used for training."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
 
 BUILTIN_DATASETS: dict[str, str] = {
@@ -255,10 +293,10 @@ EvalDataset = Annotated[
 ]
 
 
-class Datasets(BaseModel):
+class Datasets(OptionMapping):
     """``train`` and any number of ``val``, ``val_N``, ``test``, ``test_N`` sets."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, EvalDataset]  # pyright: ignore[reportIncompatibleVariableOverride]
     train: TrainDataset | None = None
 
@@ -282,14 +320,24 @@ class MixingAugs(Section):
     use_identity: bool = Field(default=True, description="Leave half of the batches unmixed.")
 
 
+WarmUp = Annotated[
+    int, Field(ge=-1), BeforeValidator(whole), Expect("a whole number from -1 up", "whole numbers from -1 up")
+]
+Decay = Annotated[
+    float,
+    Field(ge=0, lt=1),
+    Expect("a number from 0 to less than 1", "numbers from 0 to less than 1"),
+]
+
+
 class Train(Section):
     """How the network is optimised."""
 
     total_iter: PositiveInt = Field(description="Optimizer steps of the whole run.")
-    warmup_iter: int = Field(default=-1, description="Linear warm-up of the learning rate; -1: none.")
-    ema_decay: float = Field(
-        default=0.0, ge=0, lt=1, description="Decay of the averaged weights; 0: none kept."
+    warmup_iter: WarmUp = Field(
+        default=-1, description="Iterations of linear learning-rate warm-up; -1: none."
     )
+    ema_decay: Decay = Field(default=0.0, description="Decay of the averaged weights; 0: none kept.")
     optim_g: OptimizerSpec
     scheduler: Spec | None = Field(default=None, description="Learning-rate schedule; none: constant.")
     pixel_opt: Spec | None = Field(default=None, description="Pixel loss.")
@@ -317,8 +365,9 @@ class Val(Section):
     val_freq: PositiveInt | None = Field(default=None, description="Iterations between validations.")
     save_img: bool = False
     suffix: str | None = Field(default=None, description="Appended to saved images' names.")
-    window_size: PositiveInt | None = Field(
-        default=None, description="Pad images to a multiple of this, for networks that do not pad themselves."
+    window_size: NonNegativeInt | None = Field(
+        default=None,
+        description="Pad images to a multiple of this, for networks that do not pad themselves; 0: never.",
     )
     max_minibatch: PositiveInt | None = Field(
         default=None, description="Restormer's key; accepted, one image at a time is run."
@@ -342,19 +391,25 @@ class Paths(Section):
     """Where weights come from and results go."""
 
     pretrain_network_g: str | None = Field(default=None, description="Weights to start from.")
-    strict_load_g: bool = True
+    strict_load_g: bool = Field(
+        default=True, description="Every weight must have its counterpart in the network, and the reverse."
+    )
     param_key_g: str | None = Field(
         default=None, description="'params' or 'params_ema'; default: EMA where there is one."
     )
     pretrain_tasks: list[str] | None = Field(
         default=None,
-        description="EDT: tasks (sr_x4, dn_g25, dr_L) taken from a multi-task checkpoint; default: the network's own.",
+        description="EDT: tasks (sr_x4, dn_g25, dr_L) taken from a multi-task checkpoint; "
+        "default: the network's own.",
     )
     resume_state: str | None = Field(
         default=None, description="training_states/<iter>.state to continue from."
     )
     experiments_root: str | None = Field(
         default=None, description="Folder of this run; default experiments/<name>."
+    )
+    ignore_resume_networks: str | list[str] | None = Field(
+        default=None, description="Accepted as in BasicSR's files; there is one network."
     )
     results_root: str | None = Field(
         default=None, description="Folder of test results; default results/<name>."
@@ -389,10 +444,21 @@ class Dist(Section):
     port: PositiveInt | None = Field(default=None, description="Rendezvous port for --launcher slurm.")
 
 
+@dataclass(frozen=True)
+class Written:
+    """What options were read from. All are equal: options that say the same compare equal."""
+
+    source: SourceMap = field(default_factory=SourceMap, compare=False)
+    mapping: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+Name = Annotated[str, Field(min_length=1), Expect("text that is not empty", "texts that are not empty")]
+
+
 class Options(Section):
     """A complete description of one run."""
 
-    name: str = Field(min_length=1, description="Name of the run; its folder is experiments/<name>.")
+    name: Name = Field(description="Name of the run; its folder is experiments/<name>.")
     model_type: str = Field(default="RestorationModel", description="What one training step is.")
     scale: PositiveInt = Field(default=1, description="Output side over input side.")
     num_gpu: NonNegativeInt | Literal["auto"] = Field(
@@ -410,3 +476,14 @@ class Options(Section):
     logger: Logger = Logger()
     dist_params: Dist = Dist()
     find_unused_parameters: bool = False
+
+    _written: Written = PrivateAttr(default_factory=Written)
+
+    @property
+    def source(self) -> SourceMap:
+        """Where each key was written, for messages."""
+        return self._written.source
+
+    def to_yaml(self) -> str:
+        """Return a YAML text that loads to equal options: the file's keys with all overrides in place."""
+        return to_text(self._written.mapping or self.model_dump(exclude_unset=True))

@@ -1,1 +1,1 @@
-"""Pieces two or more networks share."""
+"""Building blocks that two or more networks share; each module states its tensor shapes."""

@@ -1,0 +1,103 @@
+"""Any size in: pad an image to what a network needs, run it, cut the result to size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SizeRequirement:
+    """What a network's input height and width must be, and how images are extended to it.
+
+    Attributes:
+        multiple_of: both sides must be multiples of this.
+        mode: ``"reflect"`` mirrors at the outermost pixel (BasicSR, Restormer); ``"flip"`` appends the
+            flipped image, so that the outermost pixel repeats (test scripts of SwinIR and EDT).
+        always: extend each side to the *next* multiple even where it is one already, as those test
+            scripts do; needed to reproduce their published numbers.
+    """
+
+    multiple_of: int = 1
+    mode: Literal["reflect", "flip"] = "reflect"
+    always: bool = False
+
+    def fits(self, x: Tensor) -> bool:
+        """Say whether a network may see ``x`` (..., H, W) unpadded."""
+        return x.shape[-2] % self.multiple_of == 0 and x.shape[-1] % self.multiple_of == 0
+
+    def padded_length(self, length: int) -> int:
+        """Return what a side of ``length`` pixels is extended to."""
+        if self.always:
+            return (length // self.multiple_of + 1) * self.multiple_of
+        return -(-length // self.multiple_of) * self.multiple_of
+
+
+def pad_to(x: Tensor, requirement: SizeRequirement) -> Tensor:
+    """Extend ``x`` (..., H, W) at the bottom and the right as ``requirement`` asks.
+
+    Mirroring repeats where the image is smaller than its extension.
+    """
+    for dim in (-2, -1):
+        target = requirement.padded_length(x.shape[dim])
+        while x.shape[dim] < target:
+            length = x.shape[dim]
+            mirrored = x.flip(dim)
+            if requirement.mode == "reflect" and length > 1:
+                mirrored = mirrored.narrow(dim, 1, length - 1)
+            taken = min(target - length, mirrored.shape[dim])
+            x = torch.cat([x, mirrored.narrow(dim, 0, taken)], dim)
+    return x
+
+
+def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the top left ``size`` (H, W) of ``x`` (..., H', W')."""
+    return x[..., : size[0], : size[1]]
+
+
+def call_padded(
+    net: Callable[[Tensor], Tensor], x: Tensor, scale: int, requirement: SizeRequirement
+) -> Tensor:
+    """Return ``net(x)`` for ``x`` (B, C, H, W) of any size: (B, C', H * scale, W * scale)."""
+    height, width = x.shape[-2:]
+    return crop_to(net(pad_to(x, requirement)), (height * scale, width * scale))
+
+
+def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequirement:
+    """Return what ``net`` needs.
+
+    Our networks know it themselves (``size_requirement()``) and pad inputs that do not fit. For others it
+    is the option file's ``window_size``, else what is known of basicsr's networks, else an integer
+    attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
+    """
+    own = getattr(net, "size_requirement", None)
+    if callable(own):
+        requirement = own()
+        assert isinstance(requirement, SizeRequirement)
+        return requirement
+    if window_size is None:
+        known = _BASICSR.get(type(net).__name__, _window_attribute)
+        window_size = known(net)
+    return SizeRequirement(window_size)
+
+
+def _window_attribute(net: nn.Module) -> int:
+    window = getattr(net, "window_size", 1)
+    return window if isinstance(window, int) else 1
+
+
+def _swinir(net: nn.Module) -> int:
+    # basicsr's SwinIR keeps the window only in its blocks.
+    windows = (getattr(module, "window_size", None) for module in net.modules())
+    return next((window for window in windows if isinstance(window, int)), 1)
+
+
+def _rrdbnet(net: nn.Module) -> int:
+    return {1: 4, 2: 2}.get(int(getattr(net, "scale", 4)), 1)  # it unshuffles the input for these scales
+
+
+_BASICSR: dict[str, Callable[[nn.Module], int]] = {"SwinIR": _swinir, "RRDBNet": _rrdbnet}

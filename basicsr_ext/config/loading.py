@@ -1,0 +1,159 @@
+"""An option file, its overrides, all checks: options, or every problem at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .checks import check_relations
+from .errors import OptionError, Problem, SourceMap, closest
+from .facts import Facts
+from .overrides import apply_overrides
+from .paths import check_paths
+from .schema import Options, Written
+from .structure import repair, validate
+from .values import show
+from .yaml_text import MAX_DEPTH, Document, read_yaml
+
+MAX_BYTES = 256 * 1024
+"""Option files are smaller; what is larger is something else."""
+
+PHASES = ("train", "val", "test")
+
+
+def load_options(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Iterable[str] | None = (),
+    *,
+    phases: Collection[str] = PHASES,
+) -> Options:
+    """Read, override and check an option file.
+
+    Args:
+        source: the file, or its content as a mapping (which is left unchanged).
+        overrides: ``a:b:c=VALUE``, where VALUE is YAML, as ``--force_yml`` takes them.
+        phases: data sets whose folders have to exist: any of ``train``, ``val``, ``test``.
+
+    Returns:
+        Options that know where each key was written (``options.source``).
+
+    Raises:
+        OptionError: with one line for each thing wrong with the file.
+    """
+    if isinstance(source, Mapping):
+        file = "options"
+        document = _from_mapping(source)
+    else:
+        file = os.fspath(source)
+        document = _from_file(file)
+    apply_overrides(document, overrides or ())
+    options, problems, places = _check(document, phases)
+    source_map = SourceMap(file, places)
+    if options is None:
+        raise OptionError(_in_file_order(problems, source_map), source_map)
+    options._written = Written(source_map, document.value)
+    return options
+
+
+def _check(
+    document: Document, phases: Collection[str]
+) -> tuple[Options | None, list[Problem], dict[str, str]]:
+    """Return the options, or None with every problem; and the places of keys as the problems name them."""
+    repaired = repair(document.value, document.places)
+    options, mistyped = validate(repaired.mapping)
+    # One mistake, one line: an unreadable value is not also a wrong one, a misspelt key not also mistyped.
+    known = document.unusable | repaired.renamed
+    mistyped = [problem for problem in mistyped if problem.key not in known]
+    problems = [*document.problems, *repaired.problems, *mistyped]
+    facts = Facts(repaired.mapping, document.unusable | {problem.key for problem in mistyped})
+    problems += check_relations(facts)
+    problems += check_paths(facts, phases)
+    return (None if problems else options), problems, repaired.places
+
+
+def _in_file_order(problems: list[Problem], source: SourceMap) -> list[Problem]:
+    def line(problem: Problem) -> float:
+        number = (problem.place or source.locate(problem.key)).rpartition(":")[2]
+        return int(number) if number.isdecimal() else float("inf")
+
+    return sorted(problems, key=line)
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _from_file(file: str) -> Document:
+    text = _read_text(file)
+    document = read_yaml(text, lambda line: f"{file}:{line}")
+    if not isinstance(document.value, dict):
+        if not document.problems:
+            expected = "a mapping with name, datasets, network_g, …"
+            found = "an empty file" if document.value is None else f"{show(document.value)} at the top level"
+            document.problems.append(Problem("", found, expected, "see the examples in options/", place=file))
+        raise OptionError(document.problems)
+    return document
+
+
+def _read_text(file: str) -> str:
+    try:
+        with Path(file).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _unreadable(file, "no such file", _similar_file(file)) from None
+    except IsADirectoryError:
+        raise _unreadable(file, "a folder", _similar_file(os.path.join(file, "x.yml"))) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _unreadable(file, f"a file that cannot be read ({reason})") from None
+    if len(data) > MAX_BYTES:
+        raise _unreadable(file, f"a file of more than {MAX_BYTES // 1024} kB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{data[error.start]:02x}, which is not UTF-8"
+        raise _unreadable(f"{file}:{line}", found, "save the file as UTF-8") from None
+
+
+def _unreadable(place: str, found: str, fix: str = "") -> OptionError:
+    return OptionError([Problem("", found, "an option file (YAML text)", fix, place=place)])
+
+
+def _similar_file(file: str) -> str:
+    folder, name = os.path.split(file)
+    try:
+        names = [entry for entry in os.listdir(folder or ".") if entry.endswith((".yml", ".yaml"))]
+    except (OSError, ValueError):
+        return f"there is no folder {folder!r} either"
+    match = closest(name, names)
+    if match:
+        return f"did you mean {os.path.join(folder, match)!r}?"
+    return f"there: {', '.join(sorted(names)[:8])}" if names else ""
+
+
+def _from_mapping(mapping: Mapping[str, Any]) -> Document:
+    document = Document()
+    document.value = _plain(mapping, "", document)
+    return document
+
+
+def _plain(value: Any, key: str, document: Document) -> Any:
+    """Return a copy made of dicts, lists, text, numbers, booleans and None."""
+    if key.count(".") > MAX_DEPTH:
+        raise OptionError([Problem(key, f"nesting deeper than {MAX_DEPTH} levels", "a few levels")])
+    if isinstance(value, Mapping):
+        return {
+            str(name): _plain(item, f"{key}.{name}" if key else str(name), document)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{key}.{index}", document) for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    document.unusable.add(key)
+    document.problems.append(Problem(key, show(value), "plain data (text, numbers, lists, mappings)"))
+    return None

@@ -1,0 +1,133 @@
+"""Do an option file's keyword arguments fit the constructor they are for?"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+
+from .errors import Problem, nearest
+from .values import show
+
+_SCALARS = (bool, int, float, str, type(None))
+_CONTAINERS = (list, tuple, dict)
+
+
+def check_arguments(
+    constructor: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    key: str,
+    supplied: Collection[str] = (),
+) -> list[Problem]:
+    """Compare keyword arguments with a constructor's signature.
+
+    Args:
+        constructor: class or function that will be called.
+        kwargs: the arguments an option file gives.
+        key: dotted key under which they stand (``network_g``).
+        supplied: names of arguments the caller adds itself (``params`` of an optimizer).
+
+    Returns:
+        A problem for each unknown argument, each missing one, and each value that does not fit its
+        annotation; annotations that no YAML value can meet are not checked.
+    """
+    try:
+        parameters = inspect.signature(constructor).parameters
+    except (TypeError, ValueError):
+        return []  # Compiled code may have no signature to compare with.
+    name = getattr(constructor, "__name__", str(constructor))
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    named = {
+        word: parameter
+        for word, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    free = [word for word in named if word not in supplied]
+    missing = [word for word in free if named[word].default is inspect.Parameter.empty and word not in kwargs]
+    problems = []
+    for word in kwargs:
+        if word in free or (takes_any and word not in supplied):
+            continue
+        suggestion = nearest(word, free)
+        missing = [other for other in missing if repr(other) not in suggestion]
+        fix = suggestion or f"known: {', '.join(free) or 'none'}"
+        problems.append(Problem(f"{key}.{word}", "an unknown key", f"an argument of {name}", fix))
+    problems += [Problem(f"{key}.{word}", "nothing", f"a value, which {name} needs") for word in missing]
+    adapters = argument_types(constructor)
+    for word, value in kwargs.items():
+        none_is_default = value is None and word in free and named[word].default is None
+        if word in free and word in adapters and not none_is_default:
+            problems += _check_value(value, *adapters[word], f"{key}.{word}")
+    return problems
+
+
+def argument_types(constructor: Callable[..., Any]) -> dict[str, tuple[str, TypeAdapter[Any]]]:
+    """Return annotation in words and validator of each argument that a YAML value can meet."""
+    function = constructor.__init__ if inspect.isclass(constructor) else constructor
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # Names that exist for type checkers only may raise anything when evaluated.
+        return {}
+    types_by_name: dict[str, tuple[str, TypeAdapter[Any]]] = {}
+    for word, annotation in hints.items():
+        usable = _usable(annotation)
+        if word == "return" or usable is None:
+            continue
+        with suppress(PydanticSchemaGenerationError, PydanticUserError):
+            types_by_name[word] = (_words(usable), TypeAdapter(usable))
+    return types_by_name
+
+
+def _check_value(value: Any, words: str, adapter: TypeAdapter[Any], key: str) -> list[Problem]:
+    try:
+        # Not strict: YAML has lists where constructors ask for tuples.
+        accepted = _same(value, adapter.validate_python(value))
+    except ValidationError:
+        accepted = False
+    return [] if accepted else [Problem(key, show(value), words)]
+
+
+def _usable(annotation: Any) -> Any:
+    """Return the part of an annotation that a YAML value can meet, or None if there is none."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _SCALARS or annotation in _CONTAINERS or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        return _usable(arguments[0])
+    if origin in (Union, types.UnionType):
+        members = [member for item in arguments if (member := _usable(item)) is not None]
+        if types.NoneType in arguments and members == [types.NoneType]:
+            return None
+        return Union[tuple(members)] if members else None  # noqa: UP007 (members are known at run time only)
+    if inspect.isclass(origin) and issubclass(origin, Collection):
+        items = [item for item in arguments if item is not Ellipsis]
+        return annotation if all(_usable(item) is not None for item in items) else None
+    return None
+
+
+def _same(found: Any, accepted: Any) -> bool:
+    """Say whether validation kept every scalar's kind: no '5' for 5, no true for 1."""
+    if isinstance(found, dict):
+        return isinstance(accepted, Mapping) and all(_same(found[key], accepted[key]) for key in found)
+    if isinstance(found, list):
+        # Sequences may come back as iterators, which pydantic checks lazily.
+        return not isinstance(accepted, Collection) or all(map(_same, found, accepted))
+    if isinstance(found, int) and not isinstance(found, bool):
+        return type(accepted) in (int, float)
+    return type(found) is type(accepted)
+
+
+def _words(annotation: Any) -> str:
+    if inspect.isclass(annotation) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b(typing|collections\.abc)\.", "", str(annotation))

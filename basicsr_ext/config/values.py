@@ -1,0 +1,120 @@
+"""Single values of an option file: number types, and how values and types are put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+LARGEST_INTEGER = 2**63 - 1
+"""Integers beyond this magnitude are refused: nothing in training counts so far."""
+
+_LONGEST_SHOWN = 60
+
+
+def whole(value: Any) -> Any:
+    """Return a float without fractional part as an integer (``!!float 5e3``), anything else unchanged."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_INTEGER:
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Expect:
+    """Annotation metadata: what a value has to be, in words, for one and for a list of them."""
+
+    one: str
+    many: str
+
+
+PositiveInt = Annotated[
+    int, Field(gt=0), BeforeValidator(whole), Expect("a positive whole number", "positive whole numbers")
+]
+NonNegativeInt = Annotated[
+    int, Field(ge=0), BeforeValidator(whole), Expect("a whole number from 0 up", "whole numbers from 0 up")
+]
+PositiveFloat = Annotated[
+    float, Field(gt=0, allow_inf_nan=False), Expect("a positive number", "positive numbers")
+]
+NonNegativeFloat = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), Expect("a number from 0 up", "numbers from 0 up")
+]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False), Expect("a number", "numbers")]
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """Join words as ``a, b or c``."""
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def show(value: Any) -> str:
+    """Return a found value in words that fit on one line."""
+    if value is None:
+        return "nothing (~)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"{_shorten(repr(value))} (text)"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value and not value.is_integer() else repr(value)
+    if isinstance(value, Mapping):
+        return (
+            f"a mapping with the keys {_shorten(', '.join(map(str, value)))}" if value else "an empty mapping"
+        )
+    if isinstance(value, list):
+        return f"the list {_shorten(str(value))}"
+    return f"a {type(value).__name__}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+
+
+def describe(annotation: Any, many: bool = False) -> str:
+    """Return what a type annotation of the schema accepts, in words; ``many`` gives the plural."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        for item in metadata:
+            if isinstance(item, Expect):
+                return item.many if many else item.one
+        return describe(inner, many)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return _describe_union(arguments, many)
+    if origin is Literal:
+        return ("of " if many else "") + alternatives(f"{item!r}" for item in arguments)
+    if origin is list:
+        return ("lists of " if many else "a list of ") + describe(arguments[0], many=True)
+    if origin is dict:
+        return ("mappings of " if many else "a mapping of ") + describe(arguments[1], many=True)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _describe_model(annotation, many)
+    one, plural = _PLAIN.get(annotation, ("a value", "values"))
+    return plural if many else one
+
+
+_PLAIN: dict[Any, tuple[str, str]] = {
+    bool: ("true or false", "of true and false"),
+    str: ("text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+}
+
+
+def _describe_union(members: tuple[Any, ...], many: bool) -> str:
+    # Variants of a data set share their mandatory keys as far as a message is concerned.
+    words = [describe(member, many) for member in members if member is not type(None)]
+    return alternatives(dict.fromkeys(words)) if len(words) < 4 else words[-1]
+
+
+def _describe_model(model: type[BaseModel], many: bool) -> str:
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    word = "mappings" if many else "a mapping"
+    return f"{word} with {' and '.join(required)}" if required else word
