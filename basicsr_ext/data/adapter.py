@@ -1,0 +1,94 @@
+"""Data sets of basicsr's and of plug-ins', made functions of the sample's number.
+
+They take BasicSR's ``opt`` and draw from Python's, NumPy's and torch's global generators. Around each
+item those are seeded from the sample's number and put back afterwards, so that such a data set obeys
+the same rules as ours: the stream of batches does not depend on workers, ranks or interruptions.
+Generators that a data set keeps for itself are beyond reach.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..config.schema import ForeignDataset
+from .datasets import SampleError
+from .sampling import Purpose, SampleRequest, sample_rng
+
+
+def foreign_options(option: ForeignDataset, scale: int, phase: str) -> dict[str, Any]:
+    """Return the ``opt`` mapping of a BasicSR data set, with the keys that BasicSR itself adds."""
+    opt = deepcopy(option.kwargs)
+    opt.update(phase=phase, scale=scale)
+    opt.setdefault("io_backend", {"type": "disk"})
+    return opt
+
+
+class IterationPure(Dataset[dict[str, Any]]):
+    """A foreign training data set, indexed with :class:`SampleRequest`.
+
+    The patch size goes to ``opt["gt_size"]`` and, where there is one, to the attribute ``gt_size``.
+    Samples carry their number ``k`` in addition.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, request: SampleRequest) -> dict[str, Any]:
+        opt = getattr(self.dataset, "opt", None)
+        if isinstance(opt, dict):
+            opt["gt_size"] = request.gt_size
+        if isinstance(getattr(self.dataset, "gt_size", None), int):
+            self.dataset.gt_size = request.gt_size
+        try:
+            with global_generators(sample_rng(self.seed, request.k, Purpose.FOREIGN)):
+                return {**self.dataset[request.index], "k": request.k}
+        except Exception as error:
+            name = type(self.dataset).__name__
+            raise SampleError(
+                f"sample {request.k}, image {request.index} of {name}: {type(error).__name__}: {error}"
+            ) from error
+
+
+class ForeignEval(Dataset[dict[str, Any]]):
+    """A foreign evaluation data set; an item is the same however often and wherever it is read."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with global_generators(sample_rng(0, index, Purpose.FOREIGN)):
+            item = self.dataset[index]
+        name = Path(str(item.get("lq_path", f"{index:06d}"))).stem
+        return {"name": name, **item, "index": index}
+
+
+@contextmanager
+def global_generators(rng: np.random.Generator) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators from ``rng``; restore them on leaving."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = rng.integers(2**32, size=3)
+    random.seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    # torch.manual_seed would reach for GPUs, which loader processes must not touch.
+    torch.default_generator.manual_seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

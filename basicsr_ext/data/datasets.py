@@ -1,0 +1,284 @@
+"""Training and evaluation data sets, put together from an image source and a way to its low-quality side.
+
+A data set type is a function from its options to :class:`ImagePairs`; the files ``*_dataset.py`` hold
+them. What all types share (crops, orientation, tensors, errors) is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from ..config.errors import Problem
+from .images import ImageError
+from .resize import downscale, lq_crop
+from .sampling import SampleRequest, sample_rng
+from .sources import ImageSource
+from .transforms import ToTensor, random_corner, random_orientation
+
+_LISTED = 5
+
+
+class SampleError(RuntimeError):
+    """A training sample that cannot be made; the message names its number and its file."""
+
+
+class LowQuality(ABC):
+    """The low-quality side of a set of pairs: stored, or made from the ground truth."""
+
+    @abstractmethod
+    def crop(
+        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return the ``size`` x ``size`` low-quality crop at (top, left), in low-quality pixels.
+
+        ``gt`` is the whole ground truth, cut to a multiple of the scale.
+        """
+
+    @abstractmethod
+    def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
+        """Return the whole low-quality image, always the same one."""
+
+    def path(self, index: int) -> str | None:
+        """Return what messages call the stored image, if there is one."""
+        return None
+
+    def sizes(self, index: int) -> Sequence[tuple[str, int, int]]:
+        """Return (path, height, width) of every stored image that belongs to ``index``."""
+        return ()
+
+
+@dataclass(frozen=True)
+class StoredLQ(LowQuality):
+    """Low-quality images that are stored; several views of an image are joined along the channels."""
+
+    views: Sequence[ImageSource]
+    scale: int
+
+    @override
+    def crop(
+        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        image = self.whole(index, gt)
+        rows, columns = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        if image.shape[:2] != (rows, columns):
+            raise ValueError(
+                f"{self.path(index)} has {_pixels(*image.shape[:2])}, expected {_pixels(rows, columns)}:"
+                f" the ground truth's divided by {self.scale}"
+            )
+        return image[top : top + size, left : left + size]
+
+    @override
+    def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
+        images = [view.read(index) for view in self.views]
+        return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
+
+    @override
+    def path(self, index: int) -> str:
+        return self.views[0].path(index)
+
+    @override
+    def sizes(self, index: int) -> Sequence[tuple[str, int, int]]:
+        return [(view.path(index), *view.size(index)) for view in self.views]
+
+
+@dataclass(frozen=True)
+class BicubicLQ(LowQuality):
+    """Ground truth shrunk by MATLAB's antialiased bicubic, on the fly."""
+
+    scale: int
+
+    @override
+    def crop(
+        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        return lq_crop(gt, top, left, size, self.scale)
+
+    @override
+    def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
+        assert gt is not None
+        return downscale(gt, self.scale)
+
+
+@dataclass(frozen=True)
+class ImagePairs:
+    """Ground truth and its low-quality side.
+
+    Args:
+        gt: ground truth; without it only whole low-quality images can be had.
+        lq: the low-quality side.
+        names: of the images, for files of results.
+        scale: side of ground truth over side of low quality.
+        to_tensor: colour and normalisation of both sides.
+    """
+
+    gt: ImageSource | None
+    lq: LowQuality
+    names: Sequence[str]
+    scale: int
+    to_tensor: ToTensor
+
+
+class TrainPairs(Dataset[dict[str, Any]]):
+    """Crops of pairs by :class:`SampleRequest`.
+
+    A sample has ``gt`` (C, s, s) and ``lq`` (C', s / scale, s / scale), float32 in 0..1 before
+    normalisation; ``gt_path``, ``lq_path``; and ``k``, its number.
+
+    Args:
+        pairs: with ground truth.
+        seed: of the run.
+        hflip: allow horizontal flips.
+        rotate: allow vertical flips and transposition.
+    """
+
+    def __init__(self, pairs: ImagePairs, seed: int, *, hflip: bool = True, rotate: bool = True) -> None:
+        if pairs.gt is None:
+            raise ValueError("training needs ground truth")
+        self.pairs, self.seed = pairs, seed
+        self._gt, self._hflip, self._rotate = pairs.gt, hflip, rotate
+
+    def __len__(self) -> int:
+        return len(self._gt)
+
+    def __getitem__(self, request: SampleRequest) -> dict[str, Any]:
+        path = self._gt.path(request.index)
+        try:
+            gt, lq = self._crops(request)
+            return {
+                "gt": self.pairs.to_tensor(gt),
+                "lq": self.pairs.to_tensor(lq),
+                "gt_path": path,
+                "lq_path": self.pairs.lq.path(request.index) or path,
+                "k": request.k,
+            }
+        except Exception as error:
+            raise SampleError(f"sample {request.k}, {path}: {error}") from error
+
+    def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:
+        scale = self.pairs.scale
+        size, rest = divmod(request.gt_size, scale)
+        if rest:
+            raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
+        gt = _cut(self._gt.read(request.index), scale)
+        if min(gt.shape[:2]) < request.gt_size:
+            raise ValueError(
+                f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
+            )
+        rng = sample_rng(self.seed, request.k)
+        top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
+        orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
+        lq = self.pairs.lq.crop(request.index, gt, top, left, size, rng)
+        window = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+        return orientation.apply(gt[window]), orientation.apply(lq)
+
+
+class EvalPairs(Dataset[dict[str, Any]]):
+    """Whole images by number.
+
+    An item has ``lq`` (C', h, w), ``gt`` (C, h * scale, w * scale) where there is ground truth,
+    ``lq_path``, ``gt_path``, ``index`` and ``name``.
+    """
+
+    def __init__(self, pairs: ImagePairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pairs, item = self.pairs, {"index": index, "name": self.pairs.names[index]}
+        if pairs.gt is None:
+            return {
+                **item,
+                "lq": pairs.to_tensor(pairs.lq.whole(index, None)),
+                "lq_path": pairs.lq.path(index),
+            }
+        path = pairs.gt.path(index)
+        gt = _cut(pairs.gt.read(index), pairs.scale)
+        lq = pairs.lq.whole(index, gt)
+        height, width = lq.shape[0] * pairs.scale, lq.shape[1] * pairs.scale
+        if gt.shape[0] < height or gt.shape[1] < width:
+            raise ValueError(
+                f"{path} has {_pixels(*gt.shape[:2])}, less than {pairs.scale} times the"
+                f" {_pixels(*lq.shape[:2])} of {pairs.lq.path(index)}"
+            )
+        return {
+            **item,
+            "lq": pairs.to_tensor(lq),
+            "gt": pairs.to_tensor(gt[:height, :width]),
+            "lq_path": pairs.lq.path(index) or path,
+            "gt_path": path,
+        }
+
+
+def check_sizes(dataset: Dataset[Any], largest_gt_size: int, key: str = "datasets.train") -> list[Problem]:
+    """Find images that training would stumble over, from their headers alone.
+
+    Unreadable ones, ones smaller than the largest patch, and low-quality images whose size is not the
+    ground truth's divided by the scale. A data set that is not ours cannot be looked into.
+
+    Args:
+        dataset: from ``build_train_dataset``.
+        largest_gt_size: side of the largest stage's crop, in ground-truth pixels.
+        key: of the data set in the option file.
+    """
+    if not isinstance(dataset, TrainPairs):
+        return []
+    pairs, gt, scale = dataset.pairs, dataset.pairs.gt, dataset.pairs.scale
+    assert gt is not None
+    broken, small, odd = [], [], []
+    for index in range(len(gt)):
+        try:
+            height, width = gt.size(index)
+            stored = pairs.lq.sizes(index)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        rows, columns = height // scale, width // scale
+        if min(rows, columns) * scale < largest_gt_size:
+            small.append(f"{Path(gt.path(index)).name} ({height}x{width})")
+        for path, *size in stored:
+            if tuple(size) != (rows, columns):
+                odd.append(f"{Path(path).name} ({_pixels(*size)}, ground truth {_pixels(height, width)})")
+    least = _pixels(largest_gt_size, largest_gt_size)
+    findings = (
+        (broken, "that cannot be read", "complete image files", "replace or remove them"),
+        (
+            small,
+            "smaller than the largest patch",
+            f"at least {least}",
+            "use smaller patches or remove these images",
+        ),
+        (
+            odd,
+            "whose low-quality side has another size",
+            f"the ground truth's size divided by scale {scale}",
+            "check scale and dataroot_lq",
+        ),
+    )
+    return [
+        Problem(key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {_some(images)}", expected, fix)
+        for images, what, expected, fix in findings
+        if images
+    ]
+
+
+def _cut(image: np.ndarray, scale: int) -> np.ndarray:
+    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
+
+
+def _pixels(height: int, width: int) -> str:
+    return f"{height}x{width} pixels"
+
+
+def _some(items: Sequence[str]) -> str:
+    rest = len(items) - _LISTED
+    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

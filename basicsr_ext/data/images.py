@@ -1,0 +1,133 @@
+"""Image files to arrays and back: HWC, RGB, uint8 or uint16."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(ValueError):
+    """An image that cannot be read or written; the message names it."""
+
+
+def run_single_threaded() -> None:
+    """Keep OpenCV to the calling thread, for loader processes.
+
+    A process forked after OpenCV has started its threads inherits locks whose owners are gone, and
+    one pool a worker would oversubscribe the CPU.
+    """
+    cv2.setNumThreads(0)
+    cv2.ocl.setUseOpenCL(False)
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decode an image file's bytes to an (H, W, 3) RGB array, uint8 or uint16.
+
+    Grey is repeated to three channels, alpha is dropped, a camera's orientation tag is obeyed.
+
+    Args:
+        data: the file's content.
+        name: what error messages call it.
+
+    Raises:
+        ImageError: not an image, or one of neither 8 nor 16 bits a channel.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded as an image ({error.err})") from error
+    if image is None:
+        raise ImageError(f"{name}: cannot be decoded as an image; is the file complete?")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{name}: holds {image.dtype} values; only 8 and 16 bit images are supported")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as :func:`decode_image` does.
+
+    Raises:
+        ImageError: missing, unreadable or not an image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode_image(data, str(path))
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Return an (H, W, 3) RGB image in grey by OpenCV's weights, (H, W, 1) of the same type."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return (height, width) of the array :func:`read_image` would give, from the file's header.
+
+    Raises:
+        ImageError: missing, unreadable or not an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as header:
+            width, height = header.size
+            # For TIFF, Pillow's size is that of the turned image already.
+            turned = header.format != "TIFF" and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        # Pillow declines a few legal files, very large ones among them, that OpenCV reads.
+        height, width = read_image(path).shape[:2]
+        return height, width
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return (width, height) if turned else (height, width)
+
+
+def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
+    """Write an (H, W), (H, W, 1) or (H, W, 3) RGB array of uint8 or uint16 in the format of the suffix.
+
+    The folder is created. The file appears whole or not at all: it is written beside its final name
+    and then renamed.
+
+    Raises:
+        ImageError: an unsuitable array, a format that cannot hold it, or a disk error.
+    """
+    path = Path(path)
+    if rgb.dtype not in (np.uint8, np.uint16) or rgb.ndim not in (2, 3):
+        raise ImageError(f"{path}: cannot store {rgb.dtype} values of shape {rgb.shape}")
+    image = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 and rgb.shape[2] == 3 else rgb
+    if image.dtype == np.uint16 and path.suffix.lower() in (".jpg", ".jpeg", ".bmp", ".webp"):
+        raise ImageError(f"{path}: this format holds 8 bits a channel; write 16-bit images as .png or .tif")
+    try:
+        written, data = cv2.imencode(path.suffix, image)
+    except cv2.error as error:
+        raise ImageError(f"{path}: cannot be encoded ({error.err})") from error
+    if not written:
+        raise ImageError(f"{path}: cannot be encoded")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(data.tobytes())
+        # Temporary files are private to their owner; results are as readable as any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,175 @@
+"""Loaders: worker processes, batches, and the way to the device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import default_collate as stack
+
+from .datasets import SampleError
+from .images import run_single_threaded
+from .sampling import SampleRequest
+
+Batch = dict[str, Any]
+
+
+def build_train_loader(
+    dataset: Dataset[Batch],
+    sampler: Sampler[list[SampleRequest]],
+    num_workers: int,
+    pin_memory: bool = False,
+    prefetch_factor: int = 2,
+) -> DataLoader[Batch]:
+    """Return the loader of a whole run: one pass over it yields every micro-batch of ``sampler``.
+
+    The same worker processes serve all stages. A batch has its samples' tensors stacked, (B, C, H, W),
+    and everything else as lists, the samples' numbers ``k`` among them.
+
+    Args:
+        dataset: from ``build_train_dataset``.
+        sampler: decides the batches.
+        num_workers: processes that make samples; 0: this one does.
+        pin_memory: page-locked batches; without effect on a machine without GPU.
+        prefetch_factor: batches each worker makes ahead.
+
+    Raises:
+        SampleError: while iterating; a sample could not be made, or the process making it died.
+    """
+    return _TrainLoader(
+        _Watched(dataset, num_workers),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_train,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+        # The loader draws a number from this; from the global one, it would disturb the run.
+        generator=torch.Generator(),
+    )
+
+
+def build_eval_loader(
+    dataset: Dataset[Batch], rank: int = 0, world_size: int = 1, num_workers: int = 0
+) -> DataLoader[Batch]:
+    """Return the loader of this rank's share of the images: over all ranks, each image exactly once.
+
+    Images come one at a time, as they may differ in size: tensors are (1, C, H, W); ``index``,
+    ``name`` and paths are plain values.
+    """
+    return DataLoader(
+        dataset,
+        sampler=range(rank, len(dataset), world_size),  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=collate_eval,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+
+
+def collate_train(samples: Sequence[Batch]) -> Batch:
+    """Make a batch of samples; ``k`` stays a list of integers."""
+    batch = stack([{key: value for key, value in sample.items() if key != "k"} for sample in samples])
+    return {**batch, "k": [sample["k"] for sample in samples]}
+
+
+def collate_eval(items: Sequence[Batch]) -> Batch:
+    """Make a batch of one item."""
+    (item,) = items
+    return {key: value[None] if isinstance(value, Tensor) else value for key, value in item.items()}
+
+
+class DevicePrefetcher:
+    """Yields a loader's batches with their tensors on ``device``.
+
+    To a GPU, pinned tensors are copied on a stream of their own while the previous step computes.
+
+    Args:
+        loader: yields mappings.
+        device: where to.
+
+    Attributes:
+        wait_seconds: time spent waiting for the loader so far.
+    """
+
+    def __init__(self, loader: Iterable[Batch], device: torch.device | str) -> None:
+        self.loader, self.device = loader, torch.device(device)
+        self.wait_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        batches = iter(self.loader)
+        while True:
+            start = perf_counter()
+            batch = next(batches, None)
+            self.wait_seconds += perf_counter() - start
+            if batch is None:
+                return
+            yield self._move(batch, stream)
+
+    def _move(self, batch: Batch, stream: torch.cuda.Stream | None) -> Batch:
+        if stream is None:
+            return {key: self._to_device(value) for key, value in batch.items()}
+        with torch.cuda.stream(stream):
+            moved = {key: self._to_device(value) for key, value in batch.items()}
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(stream)
+        for value in moved.values():
+            if isinstance(value, Tensor):
+                # Else its memory would be free for the next copy while this step still reads it.
+                value.record_stream(current)
+        return moved
+
+    def _to_device(self, value: Any) -> Any:
+        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+class _Watched(Dataset[Batch]):
+    """A data set that notes in shared memory what each worker is making, for when one dies."""
+
+    def __init__(self, dataset: Dataset[Batch], num_workers: int) -> None:
+        self.dataset = dataset
+        # Per worker: process, sample, image.
+        self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
+
+    def __getitem__(self, request: SampleRequest) -> Batch:
+        worker = get_worker_info()
+        if worker is not None:
+            self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
+        return self.dataset[request]
+
+    def last_seen(self, message: str) -> str:
+        """Return what the processes whose numbers occur in ``message`` were making."""
+        notes = [self._notes[start : start + 3] for start in range(0, len(self._notes), 3)]
+        return "; ".join(
+            f"sample {k}, {self._path(index)}" for process, k, index in notes if str(process) in message
+        )
+
+    def _path(self, index: int) -> str:
+        pairs = getattr(self.dataset, "pairs", None)
+        return pairs.gt.path(index) if pairs is not None else f"image {index}"
+
+
+class _TrainLoader(DataLoader[Batch]):
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        assert isinstance(self.dataset, _Watched)
+        try:
+            yield from super().__iter__()
+        except SampleError:
+            raise
+        except RuntimeError as error:
+            culprit = self.dataset.last_seen(str(error)) if "DataLoader worker" in str(error) else ""
+            if not culprit:
+                raise
+            raise SampleError(f"{culprit}: the loader process died; {error}") from error
+
+
+def _start_worker(worker: int) -> None:
+    run_single_threaded()

@@ -1,0 +1,50 @@
+"""``PairedImageDataset`` and Restormer's ``Dataset_PairedImage``: stored pairs, or ground truth alone."""
+
+from __future__ import annotations
+
+from ..config.schema import ImageSource as ImageSourceKeys
+from ..config.schema import PairedKeys
+from . import DATASETS
+from .datasets import BicubicLQ, ImagePairs, StoredLQ
+from .sources import LmdbSource, StoredSource, match, open_source, select
+from .transforms import ToTensor
+
+
+def open_ground_truth(option: ImageSourceKeys, root: str, key: str = "dataroot_gt") -> StoredSource:
+    """Open a folder or LMDB, reduced to what the option's meta-info file lists.
+
+    Raises:
+        ValueError: nothing there, or ``io_backend`` says LMDB and it is none.
+    """
+    source = open_source(root, key)
+    if option.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
+        raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
+    listed = option.meta_info_file or option.meta_info
+    return select(source, listed, "meta_info_file") if listed else source
+
+
+def open_low_quality(option: ImageSourceKeys, gt: StoredSource, root: str, key: str) -> StoredSource:
+    """Open the partners of ``gt``, in its order.
+
+    Raises:
+        ValueError: nothing there, or images without partner.
+    """
+    # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
+    chosen = bool(option.meta_info_file or option.meta_info)
+    return match(gt, open_source(root, key), option.filename_tmpl, key, allow_extra=chosen)
+
+
+def to_tensor(option: ImageSourceKeys) -> ToTensor:
+    """Return the conversion that the option's colour and normalisation keys describe."""
+    return ToTensor(option.color, option.mean, option.std)
+
+
+@DATASETS.register("PairedImageDataset", "Dataset_PairedImage")
+def paired_images(option: PairedKeys, scale: int) -> ImagePairs:
+    """Pair stored images by name; without a low-quality folder shrink the ground truth bicubically."""
+    gt = open_ground_truth(option, option.dataroot_gt)
+    if option.dataroot_lq is None:
+        lq = BicubicLQ(scale)
+    else:
+        lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
+    return ImagePairs(gt, lq, gt.names, scale, to_tensor(option))

@@ -1,0 +1,52 @@
+"""``SampleImages``: photographs that come with scikit-image, so that nothing need be downloaded.
+
+================ ==================================================================
+split            images
+================ ==================================================================
+``train``        astronaut, hubble_deep_field, ihc, motorcycle_left, motorcycle_right;
+                 in grey brick, camera, coins, grass, gravel
+``val``          chelsea, coffee, rocket
+================ ==================================================================
+
+Low quality is MATLAB-bicubic of the photograph. The two motorcycles are views of one scene and stay
+on one side. Charts, text and nearly empty images are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config.schema import SampleKeys
+from . import DATASETS
+from .datasets import BicubicLQ, ImagePairs
+from .paired_dataset import to_tensor
+from .sources import FileSource, RememberedSource
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+    ),
+    "val": ("chelsea.png", "coffee.png", "rocket.jpg"),
+}
+
+
+@DATASETS.register("SampleImages")
+def sample_images(option: SampleKeys, scale: int) -> ImagePairs:
+    """Open one split of the bundled photographs."""
+    import skimage
+
+    # The files of the wheel itself: skimage.data's functions may reach for a download cache.
+    files = FileSource(str(Path(skimage.__file__).parent / "data"), SPLITS[option.split])
+    absent = [file for file in files.files if not Path(files.folder, file).is_file()]
+    if absent:
+        raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
+    return ImagePairs(RememberedSource(files), BicubicLQ(scale), files.names, scale, to_tensor(option))

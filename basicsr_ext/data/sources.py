@@ -1,0 +1,299 @@
+"""Where images come from: folders of files and BasicSR's LMDBs, and how the sets of a pair are matched."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from .images import SUFFIXES, ImageError, decode_image, grey, image_size, read_image
+
+_LISTED = 5
+
+
+class ImageSource(ABC):
+    """A sequence of images, read on demand; can be pickled and handed to loader processes."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Relative paths without suffix, ``/`` between folders; unique."""
+
+    @abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """Return the image, (H, W, 3) RGB or (H, W, 1) grey, uint8 or uint16; not to be written to."""
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (height, width), without decoding the image where possible."""
+
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Return what messages call the image."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class StoredSource(ImageSource):
+    """Images that lie in one folder."""
+
+    folder: str
+
+    @abstractmethod
+    def take(self, indices: Sequence[int]) -> StoredSource:
+        """Return the images at ``indices``, in that order."""
+
+
+@dataclass(frozen=True)
+class FileSource(StoredSource):
+    """Image files below a folder."""
+
+    folder: str
+    files: tuple[str, ...]
+
+    @property
+    @override
+    def names(self) -> Sequence[str]:
+        return tuple(map(_without_suffix, self.files))
+
+    @override
+    def read(self, index: int) -> np.ndarray:
+        return read_image(self.path(index))
+
+    @override
+    def size(self, index: int) -> tuple[int, int]:
+        return image_size(self.path(index))
+
+    @override
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder, self.files[index])
+
+    @override
+    def take(self, indices: Sequence[int]) -> FileSource:
+        return FileSource(self.folder, tuple(self.files[index] for index in indices))
+
+
+@dataclass(frozen=True)
+class LmdbSource(StoredSource):
+    """A BasicSR LMDB: encoded images by key, listed with their shapes in ``meta_info.txt``."""
+
+    folder: str
+    keys: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    @property
+    @override
+    def names(self) -> Sequence[str]:
+        return self.keys
+
+    @override
+    def read(self, index: int) -> np.ndarray:
+        with _environment(self.folder).begin(buffers=True) as transaction:
+            data = transaction.get(self.keys[index].encode())
+            if data is None:
+                raise ImageError(f"{self.path(index)}: listed in meta_info.txt, absent in the database")
+            return decode_image(data, self.path(index))
+
+    @override
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[index]
+
+    @override
+    def path(self, index: int) -> str:
+        return f"{self.folder}/{self.keys[index]}"
+
+    @override
+    def take(self, indices: Sequence[int]) -> LmdbSource:
+        keys = tuple(self.keys[index] for index in indices)
+        return LmdbSource(self.folder, keys, tuple(self.sizes[index] for index in indices))
+
+
+@dataclass(frozen=True)
+class _Wrapper(ImageSource):
+    source: ImageSource
+
+    @property
+    @override
+    def names(self) -> Sequence[str]:
+        return self.source.names
+
+    @override
+    def size(self, index: int) -> tuple[int, int]:
+        return self.source.size(index)
+
+    @override
+    def path(self, index: int) -> str:
+        return self.source.path(index)
+
+
+class GreySource(_Wrapper):
+    """Another source's images in grey."""
+
+    @override
+    def read(self, index: int) -> np.ndarray:
+        return grey(self.source.read(index))
+
+
+@dataclass(frozen=True)
+class RememberedSource(_Wrapper):
+    """Another source's images, each decoded once a process; for a handful of small images only."""
+
+    _images: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    @override
+    def read(self, index: int) -> np.ndarray:
+        if index not in self._images:
+            image = self.source.read(index)
+            image.flags.writeable = False
+            self._images[index] = image
+        return self._images[index]
+
+
+def open_source(root: str, key: str) -> StoredSource:
+    """Open a folder of images, at any depth, or a ``.lmdb`` folder; images are in order of their names.
+
+    Args:
+        root: the folder.
+        key: the option that named it, for messages (``dataroot_gt``).
+
+    Raises:
+        ValueError: missing, empty, or with two images of one name.
+    """
+    folder = os.path.expanduser(root)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{key}: {root} is not a folder")
+    source = _open_lmdb(folder, key) if folder.rstrip("/").endswith(".lmdb") else _open_folder(folder, key)
+    seen: set[str] = set()
+    doubled = [name for name in source.names if name in seen or seen.add(name)]
+    if doubled:
+        raise ValueError(f"{key}: {root} holds several images called {_some(doubled)}")
+    return source
+
+
+def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
+    """Return the images that a meta-info file lists: names in the first column, relative to the source.
+
+    Raises:
+        ValueError: the file is missing or empty, or lists an image that does not exist.
+    """
+    try:
+        lines = Path(meta_info).expanduser().read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{key}: {meta_info} cannot be read ({error.strerror or error})") from error
+    wanted = [_without_suffix(line.split()[0]) for line in lines if line.strip()]
+    if not wanted:
+        raise ValueError(f"{key}: {meta_info} lists no image")
+    place = {name: index for index, name in enumerate(source.names)}
+    missing = [name for name in wanted if name not in place]
+    if missing:
+        raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {_some(missing)}")
+    return source.take([place[name] for name in wanted])
+
+
+def match(
+    gt: StoredSource, lq: StoredSource, template: str, key: str, *, allow_extra: bool = False
+) -> StoredSource:
+    """Return ``lq`` in the order of ``gt``: to each image the one with its name put into ``template``.
+
+    Suffixes may differ. LMDBs go by equal keys and ignore the template, as BasicSR's do.
+
+    Args:
+        gt: the images to find partners for.
+        lq: where to look for them.
+        template: ``filename_tmpl``; ``"{}x4"`` pairs ``0001`` with ``0001x4``.
+        key: the option that named ``lq``, for messages.
+        allow_extra: accept images of ``lq`` that have no partner.
+
+    Raises:
+        ValueError: images without partner on either side; the message lists them.
+    """
+    if isinstance(lq, LmdbSource):
+        template = "{}"
+    partners = [_from_template(name, template) for name in gt.names]
+    place = {name: index for index, name in enumerate(lq.names)}
+    missing = [name for name in partners if name not in place]
+    extra = [] if allow_extra else sorted(place.keys() - set(partners))
+    if missing or extra:
+        complaints = []
+        if missing:
+            complaints.append(f"{lq.folder} lacks partners of {gt.folder}: {_some(missing)}")
+        if extra:
+            complaints.append(f"{lq.folder} holds images without partner in {gt.folder}: {_some(extra)}")
+        hint = f" (filename_tmpl is {template!r})"
+        raise ValueError(f"{key}: {'; '.join(complaints)}{hint}")
+    return lq.take([place[name] for name in partners])
+
+
+def _open_folder(folder: str, key: str) -> FileSource:
+    files = []
+    # Data sets are often put together from links to folders elsewhere.
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            Path(parent, name).relative_to(folder).as_posix()
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    if not files:
+        raise ValueError(f"{key}: {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return FileSource(folder, tuple(sorted(files)))
+
+
+@lru_cache
+def _environment(folder: str) -> Any:
+    """Return the open database; LMDB allows one handle a process, so all sources share it."""
+    import lmdb
+
+    return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+
+
+# A handle must not be used in a process forked from the one that opened it.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_environment.cache_clear)
+
+_META_LINE = re.compile(r"(?P<name>.+?)\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\)(\s+\d+)?\s*")
+
+
+def _open_lmdb(folder: str, key: str) -> LmdbSource:
+    try:
+        lines = Path(folder, "meta_info.txt").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{key}: {folder} has no readable meta_info.txt, as BasicSR's LMDBs do") from error
+    images = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        entry = _META_LINE.fullmatch(line)
+        if entry is None:
+            raise ValueError(
+                f"{key}: {folder}/meta_info.txt:{number}: found {line!r}, expected 'name.png (h,w,c) 1'"
+            )
+        size = int(entry["height"]), int(entry["width"])
+        images.append((_without_suffix(entry["name"]), size))
+    if not images:
+        raise ValueError(f"{key}: {folder}/meta_info.txt lists no image")
+    keys, sizes = zip(*sorted(images), strict=True)
+    return LmdbSource(folder, keys, sizes)
+
+
+def _without_suffix(file: str) -> str:
+    return os.path.splitext(file)[0]
+
+
+def _from_template(name: str, template: str) -> str:
+    path = PurePosixPath(name)
+    return (path.parent / template.format(path.name)).as_posix()
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

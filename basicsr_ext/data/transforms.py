@@ -1,0 +1,113 @@
+"""What happens to a crop: orientation, colour, conversion to a tensor.
+
+Images are (H, W, C) arrays: uint8, uint16, or float32 in 0..1. Everything random is drawn from the
+generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .images import grey
+
+# ITU-R BT.601 luma of R, G, B in 0..1, in 0..255 units with foot room: basicsr's bgr2ycbcr.
+_LUMA = np.array([65.481, 128.553, 24.966])
+_LUMA_OFFSET = 16.0
+
+
+def random_corner(rng: np.random.Generator, height: int, width: int, size: int) -> tuple[int, int]:
+    """Draw (top, left) of a ``size`` x ``size`` crop of an image, every place being equally likely."""
+    return int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight ways to lay a square: flips first, then rows and columns exchanged."""
+
+    hflip: bool = False
+    vflip: bool = False
+    transpose: bool = False
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return a view of ``image`` laid this way."""
+        if self.hflip:
+            image = image[:, ::-1]
+        if self.vflip:
+            image = image[::-1]
+        return image.transpose(1, 0, 2) if self.transpose else image
+
+    def undo(self, image: np.ndarray) -> np.ndarray:
+        """Return a view that :meth:`apply` turns into ``image``."""
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        if self.vflip:
+            image = image[::-1]
+        return image[:, ::-1] if self.hflip else image
+
+
+def random_orientation(rng: np.random.Generator, *, hflip: bool, rotate: bool) -> Orientation:
+    """Draw an orientation as BasicSR does: ``rotate`` allows vertical flips and transposition.
+
+    With both allowed, all eight are equally likely: Restormer's geometric augmentation.
+    """
+    coins = rng.integers(2, size=3)
+    return Orientation(bool(hflip and coins[0]), bool(rotate and coins[1]), bool(rotate and coins[2]))
+
+
+def to_unit(image: np.ndarray) -> np.ndarray:
+    """Return ``image`` as float32; integer types are divided by their largest value."""
+    if image.dtype == np.float32:
+        return image
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Return the Y channel of an RGB image, (H, W, 1) float32, 16/255 to 235/255, as basicsr computes it."""
+    y = to_unit(image).astype(np.float64) @ _LUMA + _LUMA_OFFSET
+    return (y / 255.0).astype(np.float32)[..., None]
+
+
+@dataclass(frozen=True)
+class ToTensor:
+    """Turn an image into a (C, H, W) float32 tensor in 0..1, then normalise it.
+
+    Args:
+        color: ``"y"`` or ``"gray"`` reduce RGB to one channel first.
+        mean: subtracted per channel.
+        std: divides per channel, after the mean is subtracted.
+
+    ``mean`` and ``std`` are repeated where an image has a multiple of their channels (two RGB views).
+    """
+
+    color: Literal["rgb", "y", "gray"] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Convert ``image``.
+
+        Raises:
+            ValueError: ``mean`` or ``std`` does not fit the number of channels.
+        """
+        if self.color == "y":
+            image = luma(image)
+        elif self.color == "gray":
+            image = grey(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(to_unit(image).transpose(2, 0, 1)))
+        if self.mean is not None:
+            tensor = tensor - _per_channel(self.mean, tensor.shape[0], "mean")
+        if self.std is not None:
+            tensor = tensor / _per_channel(self.std, tensor.shape[0], "std")
+        return tensor
+
+
+def _per_channel(values: Sequence[float], channels: int, key: str) -> Tensor:
+    if channels % len(values):
+        raise ValueError(f"{key} has {len(values)} values for images of {channels} channels")
+    return torch.tensor(values, dtype=torch.float32).repeat(channels // len(values)).view(-1, 1, 1)

@@ -1,0 +1,142 @@
+"""The progressive sampler: pure arithmetic on sample numbers."""
+
+from itertools import chain, islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basicsr_ext.data.sampling import ProgressiveBatchSampler, Purpose, Stage, sample_rng
+
+STAGES = (Stage(3, 64, 6), Stage(4, 96, 4), Stage(2, 128, 2))
+
+stages = st.lists(
+    st.builds(Stage, st.integers(1, 5), st.sampled_from([32, 64]), st.integers(1, 4)), min_size=1, max_size=4
+)
+
+
+def flat(sampler: ProgressiveBatchSampler) -> list:
+    return list(chain.from_iterable(sampler))
+
+
+def test_stages_switch_after_their_last_iteration():
+    batches = list(ProgressiveBatchSampler(STAGES, 10, seed=0))
+    assert [(len(batch), batch[0].gt_size) for batch in batches] == [(6, 64)] * 3 + [(4, 96)] * 4 + [
+        (2, 128)
+    ] * 2
+
+
+def test_the_stage_of_an_iteration_can_be_asked():
+    sampler = ProgressiveBatchSampler(STAGES, 10, seed=0)
+    assert [sampler.stage_index(iteration) for iteration in range(1, 10)] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("iteration", [0, 10])
+def test_there_is_no_stage_before_the_first_or_after_the_last_iteration(iteration):
+    with pytest.raises(ValueError, match=r"is not in 1\.\.9"):
+        ProgressiveBatchSampler(STAGES, 10, seed=0).stage_index(iteration)
+
+
+@given(stages, st.integers(1, 20), st.booleans(), st.integers(1, 3))
+def test_samples_are_numbered_without_gaps(plan, size, shuffle, accum):
+    sampler = ProgressiveBatchSampler(plan, size, 1, grad_accum=accum, shuffle=shuffle)
+    numbers = [request.k for request in flat(sampler)]
+    assert numbers == list(range(sampler.first_sample(sampler.total_iter + 1)))
+
+
+@given(stages, st.integers(1, 3), st.integers(1, 3))
+def test_the_first_sample_of_an_iteration_is_known_without_counting(plan, accum, world):
+    sampler = ProgressiveBatchSampler(plan, 7, 0, 0, world, accum)
+    batches = list(sampler)
+    for iteration in range(1, sampler.total_iter + 1):
+        assert sampler.first_sample(iteration) == batches[(iteration - 1) * accum][0].k
+
+
+@given(stages, st.integers(1, 20), st.integers(0, 2**40), st.integers(1, 3))
+def test_every_pass_visits_every_image_once_for_each_repeat(plan, size, seed, enlarge):
+    requests = flat(ProgressiveBatchSampler(plan, size, seed, enlarge=enlarge))
+    one_pass = size * enlarge
+    for start in range(0, len(requests) - one_pass + 1, one_pass):
+        images = sorted(request.index for request in requests[start : start + one_pass])
+        assert images == sorted(list(range(size)) * enlarge)
+
+
+@given(stages, st.integers(1, 20), st.integers(2, 4), st.integers(1, 2))
+def test_ranks_side_by_side_are_one_process(plan, size, world, accum):
+    ranks = [ProgressiveBatchSampler(plan, size, 5, rank, world, accum) for rank in range(world)]
+    together = [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
+    wide = [Stage(stage.iters, stage.gt_size, stage.batch_size * world) for stage in plan]
+    assert together == list(ProgressiveBatchSampler(wide, size, 5, grad_accum=accum))
+
+
+@given(stages, st.integers(1, 20), st.integers(2, 4))
+def test_two_ranks_see_what_one_sees_with_two_micro_batches(plan, size, parts):
+    ranks = [list(ProgressiveBatchSampler(plan, size, 5, rank, parts)) for rank in range(parts)]
+    micro = list(ProgressiveBatchSampler(plan, size, 5, grad_accum=parts))
+    assert micro == list(chain.from_iterable(zip(*ranks, strict=True)))
+
+
+@given(stages, st.integers(1, 20), st.integers(1, 2), st.data())
+def test_a_run_continues_exactly_where_it_stopped(plan, size, accum, data):
+    whole = list(ProgressiveBatchSampler(plan, size, 3, 1, 2, accum))
+    done = data.draw(st.integers(0, sum(stage.iters for stage in plan)))
+    rest = ProgressiveBatchSampler(plan, size, 3, 1, 2, accum, start_iter=done)
+    assert list(rest) == whole[done * accum :]
+    assert len(rest) == len(whole) - done * accum
+
+
+def test_without_shuffling_images_come_in_order():
+    requests = flat(ProgressiveBatchSampler([Stage(2, 32, 4)], 3, seed=0, shuffle=False))
+    assert [request.index for request in requests] == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_passes_and_seeds_differ_in_order():
+    def order(seed: int) -> list[int]:
+        return [request.index for request in flat(ProgressiveBatchSampler([Stage(1, 32, 60)], 30, seed))]
+
+    assert order(0)[:30] != order(0)[30:]
+    assert order(0) != order(1)
+    assert order(0) == order(0)
+
+
+def test_a_long_run_is_not_counted_through_to_find_its_end():
+    sampler = ProgressiveBatchSampler([Stage(10**12, 64, 32)], 10**5, seed=0, start_iter=10**12 - 1)
+    assert [request.k for request in flat(sampler)] == list(range(32 * (10**12 - 1), 32 * 10**12))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset_size": 0}, "holds no images"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2"),
+        ({"start_iter": 10}, "cannot start after iteration 10 of 9"),
+    ],
+)
+def test_impossible_arguments_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        ProgressiveBatchSampler(STAGES, **{"dataset_size": 5, "seed": 0, **options})
+
+
+@given(st.integers(0, 2**64), st.integers(0, 2**62))
+@settings(max_examples=30)
+def test_a_samples_random_numbers_depend_on_seed_number_and_purpose_alone(seed, k):
+    def draw(*key: int) -> list[int]:
+        return sample_rng(*key).integers(2**62, size=4).tolist()
+
+    assert draw(seed, k) == draw(seed, k, Purpose.SAMPLE)
+    others = [
+        draw(seed + 1, k),
+        draw(seed, k + 1),
+        *(draw(seed, k, purpose) for purpose in list(Purpose)[1:]),
+    ]
+    assert draw(seed, k) not in others
+
+
+def test_a_samples_random_numbers_are_the_same_everywhere():
+    assert sample_rng(1, 2).integers(2**32, size=3).tolist() == [3042142985, 1328497427, 564130602]
+
+
+def test_streams_of_purposes_do_not_run_into_each_other():
+    streams = [sample_rng(0, 0, purpose).integers(2**62, size=1000).tolist() for purpose in Purpose]
+    assert len(set(chain.from_iterable(streams))) == 1000 * len(Purpose)
+    assert list(islice(streams[0], 2)) != list(islice(streams[1], 2))
