@@ -263,8 +263,37 @@ def test_evaluation_without_low_quality_shrinks_the_ground_truth(pairs):
 
 def test_evaluation_says_which_ground_truth_is_too_small(pairs, texture):
     write_image(pairs / "LQ/2.png", texture(40, 40))
-    with pytest.raises(ValueError, match=r"GT/2\.png has 52x52 pixels, less than 4 times the 40x40"):
+    message = (
+        r"image 2, .*GT/2\.png: the image has 52x52 pixels, less than 4 times the 40x40 pixels of .*LQ/2"
+    )
+    with pytest.raises(SampleError, match=message):
         evaluation(pairs)[2]
+    (problem,) = check_sizes(evaluation(pairs), key="datasets.val")
+    assert problem.key == "datasets.val"
+    assert "2.png (40x40 pixels, ground truth 52x52 pixels)" in problem.found
+
+
+def test_evaluation_says_which_image_is_smaller_than_the_scale(tmp_path, texture):
+    write_image(tmp_path / "GT/a.png", texture(3, 9))
+    dataset = evaluation(tmp_path, lq=False)
+    with pytest.raises(SampleError, match=r"image 0, .*GT/a\.png: "):
+        dataset[0]
+    (problem,) = check_sizes(dataset)
+    assert problem.found == "1 image smaller than the scale: a.png (3x9)"
+
+
+def test_ground_truth_may_exceed_low_quality_in_evaluation_only(pairs, texture):
+    write_image(pairs / "LQ/2.png", texture(12, 12))
+    assert evaluation(pairs)[2]["gt"].shape == (3, 48, 48)
+    assert check_sizes(evaluation(pairs)) == []
+    assert len(check_sizes(train(pairs), 16)) == 1
+
+
+def test_the_check_reads_single_images_too(pairs):
+    dataset = build_eval_dataset(SingleKeys(type="SingleImageDataset", dataroot_lq=str(pairs / "LQ")), 4)
+    assert check_sizes(dataset) == []
+    (pairs / "LQ/0.png").write_bytes(b"")
+    assert "0.png: cannot be decoded" in check_sizes(dataset)[0].found
 
 
 @pytest.mark.parametrize("bits", [8, 16])
