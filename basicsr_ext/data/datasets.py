@@ -18,12 +18,10 @@ from typing_extensions import override
 
 from ..config.errors import Problem
 from .images import ImageError
-from .resize import downscale, lq_crop
+from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
-from .sources import ImageSource
+from .sources import ImageSource, first_few
 from .transforms import ToTensor, random_corner, random_orientation
-
-_LISTED = 5
 
 
 class SampleError(RuntimeError):
@@ -167,7 +165,7 @@ class TrainPairs(Dataset[dict[str, Any]]):
         size, rest = divmod(request.gt_size, scale)
         if rest:
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
-        gt = _cut(self._gt.read(request.index), scale)
+        gt = cut_to_multiple(self._gt.read(request.index), scale)
         if min(gt.shape[:2]) < request.gt_size:
             raise ValueError(
                 f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
@@ -214,7 +212,7 @@ class EvalPairs(Dataset[dict[str, Any]]):
         pairs = self.pairs
         if pairs.gt is None:
             return {"lq": pairs.lq.whole(index, None)}
-        gt = _cut(pairs.gt.read(index), pairs.scale)
+        gt = cut_to_multiple(pairs.gt.read(index), pairs.scale)
         lq = pairs.lq.whole(index, gt)
         height, width = lq.shape[0] * pairs.scale, lq.shape[1] * pairs.scale
         if gt.shape[0] < height or gt.shape[1] < width:
@@ -278,20 +276,13 @@ def check_sizes(
         ),
     )
     return [
-        Problem(key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {_some(images)}", expected, fix)
+        Problem(
+            key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {first_few(images)}", expected, fix
+        )
         for images, what, expected, fix in findings
         if images
     ]
 
 
-def _cut(image: np.ndarray, scale: int) -> np.ndarray:
-    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
-
-
 def _pixels(height: int, width: int) -> str:
     return f"{height}x{width} pixels"
-
-
-def _some(items: Sequence[str]) -> str:
-    rest = len(items) - _LISTED
-    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -27,7 +27,7 @@ def denoising(folder, **keys):
 
 def noisy(folder, **keys):
     option = GaussianDenoisingKeys(
-        type="Dataset_GaussianDenoising", dataroot_gt=str(folder / "GT"), sigma_test=25, **keys
+        type="Dataset_GaussianDenoising", **{"dataroot_gt": str(folder / "GT"), "sigma_test": 25, **keys}
     )
     return build_eval_dataset(option, 1)
 
@@ -104,6 +104,11 @@ def test_one_channel_is_made_before_noise_is_added(pairs):
 def test_noise_keys_that_do_not_fit_are_errors(pairs, keys, message):
     with pytest.raises(ValueError, match=message):
         denoising(pairs, **keys)
+
+
+def test_evaluation_without_sigma_test_is_an_error(pairs):
+    with pytest.raises(ValueError, match="sigma_test to test"):
+        noisy(pairs, sigma_test=None)
 
 
 @pytest.fixture
