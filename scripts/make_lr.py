@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import product
 from os import cpu_count
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output or options.folder.resolve().parent / "LR_bicubic"
     jobs = [
         (Path(source.path(index)), output / f"X{scale}" / f"{name}.png", scale)
-        for (index, name), scale in product(enumerate(source.names), options.scales)
+        for index, name in enumerate(source.names)
+        for scale in options.scales
     ]
     todo = [job for job in jobs if options.overwrite or not job[1].exists()]
     if len(todo) < len(jobs):

@@ -18,16 +18,14 @@ from typing_extensions import override
 
 from ..config.errors import Problem
 from .images import ImageError
-from .resize import downscale, lq_crop
+from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
-from .sources import ImageSource
+from .sources import ImageSource, first_few
 from .transforms import ToTensor, random_corner, random_orientation
-
-_LISTED = 5
 
 
 class SampleError(RuntimeError):
-    """A training sample that cannot be made; the message names its number and its file."""
+    """A sample or item that cannot be made; the message names its number and its file."""
 
 
 class LowQuality(ABC):
@@ -167,7 +165,7 @@ class TrainPairs(Dataset[dict[str, Any]]):
         size, rest = divmod(request.gt_size, scale)
         if rest:
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
-        gt = _cut(self._gt.read(request.index), scale)
+        gt = cut_to_multiple(self._gt.read(request.index), scale)
         if min(gt.shape[:2]) < request.gt_size:
             raise ValueError(
                 f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
@@ -194,68 +192,81 @@ class EvalPairs(Dataset[dict[str, Any]]):
         return len(self.pairs.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pairs, item = self.pairs, {"index": index, "name": self.pairs.names[index]}
+        pairs = self.pairs
+        path = pairs.lq.path(index) if pairs.gt is None else pairs.gt.path(index)
+        try:
+            images = self._images(index)
+        except Exception as error:
+            raise SampleError(f"image {index}, {path}: {error}") from error
+        item: dict[str, Any] = {side: pairs.to_tensor(image) for side, image in images.items()}
+        if pairs.gt is not None:
+            item["gt_path"] = path
+        return {
+            **item,
+            "lq_path": pairs.lq.path(index) or path,
+            "index": index,
+            "name": pairs.names[index],
+        }
+
+    def _images(self, index: int) -> dict[str, np.ndarray]:
+        pairs = self.pairs
         if pairs.gt is None:
-            return {
-                **item,
-                "lq": pairs.to_tensor(pairs.lq.whole(index, None)),
-                "lq_path": pairs.lq.path(index),
-            }
-        path = pairs.gt.path(index)
-        gt = _cut(pairs.gt.read(index), pairs.scale)
+            return {"lq": pairs.lq.whole(index, None)}
+        gt = cut_to_multiple(pairs.gt.read(index), pairs.scale)
         lq = pairs.lq.whole(index, gt)
         height, width = lq.shape[0] * pairs.scale, lq.shape[1] * pairs.scale
         if gt.shape[0] < height or gt.shape[1] < width:
             raise ValueError(
-                f"{path} has {_pixels(*gt.shape[:2])}, less than {pairs.scale} times the"
+                f"the image has {_pixels(*gt.shape[:2])}, less than {pairs.scale} times the"
                 f" {_pixels(*lq.shape[:2])} of {pairs.lq.path(index)}"
             )
-        return {
-            **item,
-            "lq": pairs.to_tensor(lq),
-            "gt": pairs.to_tensor(gt[:height, :width]),
-            "lq_path": pairs.lq.path(index) or path,
-            "gt_path": path,
-        }
+        return {"lq": lq, "gt": gt[:height, :width]}
 
 
-def check_sizes(dataset: Dataset[Any], largest_gt_size: int, key: str = "datasets.train") -> list[Problem]:
-    """Find images that training would stumble over, from their headers alone.
+def check_sizes(
+    dataset: Dataset[Any], largest_gt_size: int = 1, key: str = "datasets.train"
+) -> list[Problem]:
+    """Find images that a run would stumble over, from their headers alone.
 
-    Unreadable ones, ones smaller than the largest patch, and low-quality images whose size is not the
-    ground truth's divided by the scale. A data set that is not ours cannot be looked into.
+    Unreadable ones; ones smaller than the largest patch or than one low-quality pixel; and
+    low-quality images whose size does not fit the ground truth's: for training it must be that divided
+    by the scale, for evaluation ground truth may exceed it. A data set that is not ours cannot be
+    looked into.
 
     Args:
-        dataset: from ``build_train_dataset``.
+        dataset: from ``build_train_dataset`` or ``build_eval_dataset``.
         largest_gt_size: side of the largest stage's crop, in ground-truth pixels.
         key: of the data set in the option file.
     """
-    if not isinstance(dataset, TrainPairs):
+    if not isinstance(dataset, TrainPairs | EvalPairs):
         return []
-    pairs, gt, scale = dataset.pairs, dataset.pairs.gt, dataset.pairs.scale
-    assert gt is not None
+    pairs, scale, training = dataset.pairs, dataset.pairs.scale, isinstance(dataset, TrainPairs)
     broken, small, odd = [], [], []
-    for index in range(len(gt)):
+    for index in range(len(dataset)):
         try:
-            height, width = gt.size(index)
             stored = pairs.lq.sizes(index)
+            if pairs.gt is None:
+                continue
+            path, (height, width) = pairs.gt.path(index), pairs.gt.size(index)
         except ImageError as error:
             broken.append(str(error))
             continue
         rows, columns = height // scale, width // scale
         if min(rows, columns) * scale < largest_gt_size:
-            small.append(f"{Path(gt.path(index)).name} ({height}x{width})")
-        for path, *size in stored:
-            if tuple(size) != (rows, columns):
-                odd.append(f"{Path(path).name} ({_pixels(*size)}, ground truth {_pixels(height, width)})")
-    least = _pixels(largest_gt_size, largest_gt_size)
+            small.append(f"{Path(path).name} ({height}x{width})")
+        for lq_path, *size in stored:
+            fits = tuple(size) == (rows, columns) or not (training or size[0] > rows or size[1] > columns)
+            if not fits:
+                odd.append(f"{Path(lq_path).name} ({_pixels(*size)}, ground truth {_pixels(height, width)})")
+    side = max(largest_gt_size, scale)
+    least = _pixels(side, side)
     findings = (
         (broken, "that cannot be read", "complete image files", "replace or remove them"),
         (
             small,
-            "smaller than the largest patch",
+            "smaller than the largest patch" if training else "smaller than the scale",
             f"at least {least}",
-            "use smaller patches or remove these images",
+            "use smaller patches or remove these images" if training else "remove these images",
         ),
         (
             odd,
@@ -265,20 +276,13 @@ def check_sizes(dataset: Dataset[Any], largest_gt_size: int, key: str = "dataset
         ),
     )
     return [
-        Problem(key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {_some(images)}", expected, fix)
+        Problem(
+            key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {first_few(images)}", expected, fix
+        )
         for images, what, expected, fix in findings
         if images
     ]
 
 
-def _cut(image: np.ndarray, scale: int) -> np.ndarray:
-    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
-
-
 def _pixels(height: int, width: int) -> str:
     return f"{height}x{width} pixels"
-
-
-def _some(items: Sequence[str]) -> str:
-    rest = len(items) - _LISTED
-    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from typing_extensions import override
 
-from ..config.schema import GaussianDenoisingKeys
+from ..config.schema import GaussianDenoisingKeys, GaussianDenoisingTrain
 from . import DATASETS
 from .datasets import ImagePairs, LowQuality
 from .paired_dataset import open_ground_truth, to_tensor
@@ -72,7 +72,8 @@ def gaussian_denoising(option: GaussianDenoisingKeys, scale: int) -> ImagePairs:
     given = option.sigma_range
     sigmas = [given] if isinstance(given, int | float) else list(given or [])
     count = {"constant": len(sigmas) == 1, "random": len(sigmas) == 2, "choice": bool(sigmas)}
-    if option.sigma_type is None and option.sigma_test is None:
+    needed = option.sigma_type if isinstance(option, GaussianDenoisingTrain) else option.sigma_test
+    if needed is None:
         raise ValueError(
             "Dataset_GaussianDenoising: give sigma_type and sigma_range to train, sigma_test to test"
         )

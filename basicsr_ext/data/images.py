@@ -80,8 +80,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as header:
             width, height = header.size
-            # For TIFF, Pillow's size is that of the turned image already.
-            turned = header.format != "TIFF" and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            # Without such an entry getexif() would decode a PNG in search of one. For TIFF there is
+            # none, and Pillow's size is that of the turned image already.
+            turned = "exif" in header.info and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (UnidentifiedImageError, Image.DecompressionBombError):
         # Pillow declines a few legal files, very large ones among them, that OpenCV reads.
         height, width = read_image(path).shape[:2]

@@ -14,6 +14,11 @@ from functools import lru_cache
 import numpy as np
 
 
+def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
+    """Return ``image`` without the rows and columns, at bottom and right, beyond a multiple of ``scale``."""
+    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
+
+
 def downscale(image: np.ndarray, scale: int) -> np.ndarray:
     """Return ``image`` (H, W, C) shrunk to (H // scale, W // scale, C), as MATLAB's ``1 / scale`` does.
 
@@ -40,12 +45,12 @@ def lq_crop(image: np.ndarray, top: int, left: int, size: int | tuple[int, int],
         ValueError: the crop leaves the small image.
     """
     height, width = (size, size) if isinstance(size, int) else size
+    image = cut_to_multiple(image, scale)
     rows, columns = image.shape[0] // scale, image.shape[1] // scale
     if top < 0 or left < 0 or height < 1 or width < 1 or top + height > rows or left + width > columns:
         raise ValueError(
             f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of {rows}x{columns} pixels"
         )
-    image = image[: rows * scale, : columns * scale]
     if scale == 1:
         return image[top : top + height, left : left + width]
     first, weights = _shrinking(scale)

@@ -158,6 +158,12 @@ class RememberedSource(_Wrapper):
         return self._images[index]
 
 
+def first_few(names: Sequence[str]) -> str:
+    """Return the first five of ``names`` in one line, and how many more there are."""
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def open_source(root: str, key: str) -> StoredSource:
     """Open a folder of images, at any depth, or a ``.lmdb`` folder; images are in order of their names.
 
@@ -175,7 +181,7 @@ def open_source(root: str, key: str) -> StoredSource:
     seen: set[str] = set()
     doubled = [name for name in source.names if name in seen or seen.add(name)]
     if doubled:
-        raise ValueError(f"{key}: {root} holds several images called {_some(doubled)}")
+        raise ValueError(f"{key}: {root} holds several images called {first_few(doubled)}")
     return source
 
 
@@ -195,7 +201,7 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     place = {name: index for index, name in enumerate(source.names)}
     missing = [name for name in wanted if name not in place]
     if missing:
-        raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {_some(missing)}")
+        raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {first_few(missing)}")
     return source.take([place[name] for name in wanted])
 
 
@@ -225,9 +231,9 @@ def match(
     if missing or extra:
         complaints = []
         if missing:
-            complaints.append(f"{lq.folder} lacks partners of {gt.folder}: {_some(missing)}")
+            complaints.append(f"{lq.folder} lacks partners of {gt.folder}: {first_few(missing)}")
         if extra:
-            complaints.append(f"{lq.folder} holds images without partner in {gt.folder}: {_some(extra)}")
+            complaints.append(f"{lq.folder} holds images without partner in {gt.folder}: {first_few(extra)}")
         hint = f" (filename_tmpl is {template!r})"
         raise ValueError(f"{key}: {'; '.join(complaints)}{hint}")
     return lq.take([place[name] for name in partners])
@@ -292,8 +298,3 @@ def _without_suffix(file: str) -> str:
 def _from_template(name: str, template: str) -> str:
     path = PurePosixPath(name)
     return (path.parent / template.format(path.name)).as_posix()
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from basicsr_ext.data.images import ImageError, image_size, read_image, write_image
 
@@ -71,6 +71,7 @@ def test_the_orientation_tag_is_obeyed_by_picture_and_size_alike(tmp_path, suffi
 def test_the_size_is_known_without_decoding(tmp_path, texture, monkeypatch, suffix):
     write_image(tmp_path / f"a{suffix}", texture(9, 14))
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     assert image_size(tmp_path / f"a{suffix}") == (9, 14)
 
 

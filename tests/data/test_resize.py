@@ -107,7 +107,7 @@ def random_picture(height: int, width: int, seed: int, kind: type) -> np.ndarray
 
 
 @given(st.sampled_from(SCALES), sizes, seeds, kinds)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_shrinking_equals_matlabs_definition(scale, size, seed, kind):
     height, width = size
     picture = random_picture(height * scale, width * scale, seed, kind)
@@ -115,7 +115,7 @@ def test_shrinking_equals_matlabs_definition(scale, size, seed, kind):
 
 
 @given(st.sampled_from(SCALES), sizes, seeds, kinds)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_enlarging_equals_matlabs_definition(scale, size, seed, kind):
     height, width = size
     picture = random_picture(height, width, seed, kind)
@@ -124,7 +124,7 @@ def test_enlarging_equals_matlabs_definition(scale, size, seed, kind):
 
 
 @given(st.sampled_from(SCALES), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_crop_equals_the_crop_of_the_whole(scale, data):
     height, width = data.draw(st.integers(scale, 12 * scale)), data.draw(st.integers(scale, 12 * scale))
     picture = random_picture(height, width, data.draw(seeds), data.draw(kinds))

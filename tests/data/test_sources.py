@@ -114,7 +114,7 @@ def test_a_bad_line_of_meta_info_is_named(database):
 def test_a_key_that_the_database_lacks_is_named(tmp_path):
     with lmdb.open(str(tmp_path / "a.lmdb")):
         (tmp_path / "a.lmdb/meta_info.txt").write_text("ghost.png (4,4,3) 1\n")
-    with pytest.raises(ImageError, match="a.lmdb/ghost: listed in meta_info.txt, absent"):
+    with pytest.raises(ImageError, match=r"a\.lmdb/ghost: listed in meta_info\.txt, absent"):
         open_source(str(tmp_path / "a.lmdb"), "dataroot_gt").read(0)
 
 

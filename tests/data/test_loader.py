@@ -1,0 +1,162 @@
+"""Batches: the same for any number of workers and ranks; errors that name the culprit."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr_ext.config.schema import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
+from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data.datasets import SampleError
+from basicsr_ext.data.loader import DevicePrefetcher, build_eval_loader, build_train_loader
+from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
+
+STAGES = (Stage(20, 16, 4), Stage(20, 24, 2), Stage(20, 32, 1))
+COUNT = 50
+
+
+@pytest.fixture(params=["bicubic", "stored", "noise", "basicsr"])
+def dataset(request, pairs):
+    gt, lq = str(pairs / "GT"), str(pairs / "LQ")
+    if request.param == "noise":
+        option = GaussianDenoisingTrain(
+            type="Dataset_GaussianDenoising", dataroot_gt=gt, sigma_type="random", sigma_range=[0, 50]
+        )
+        return build_train_dataset(option, 1, 7)
+    if request.param == "basicsr":
+        option = ForeignTrain(type="RealESRGANPairedDataset", dataroot_gt=gt, dataroot_lq=lq)
+        return build_train_dataset(option, 4, 7)
+    option = PairedTrain(
+        type="PairedImageDataset", dataroot_gt=gt, dataroot_lq=lq if request.param == "stored" else None
+    )
+    return build_train_dataset(option, 4, 7)
+
+
+def batches(dataset, workers=0, rank=0, world=1, stages=STAGES, count=COUNT, **options):
+    sampler = ProgressiveBatchSampler(stages, len(dataset), 7, rank, world, **options)
+    loader = build_train_loader(dataset, sampler, workers)
+    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one["k"] == other["k"]
+        assert one["gt_path"] == other["gt_path"]
+        assert torch.equal(one["gt"], other["gt"])
+        assert torch.equal(one["lq"], other["lq"])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_first_50_batches_do_not_depend_on_the_number_of_workers(dataset, workers):
+    assert_same(batches(dataset, workers), batches(dataset, 0))
+
+
+def test_the_first_50_batches_of_two_ranks_are_those_of_one_process(dataset):
+    wide = [Stage(stage.iters, stage.gt_size, 2 * stage.batch_size) for stage in STAGES]
+    ranks = [batches(dataset, rank, rank, 2) for rank in (0, 1)]
+    together = [
+        {key: torch.cat([a[key], b[key]]) if torch.is_tensor(a[key]) else a[key] + b[key] for key in a}
+        for a, b in zip(*ranks, strict=True)
+    ]
+    assert_same(together, batches(dataset, stages=wide))
+
+
+def test_a_run_continues_with_the_very_batches_it_was_stopped_before(dataset):
+    assert_same(batches(dataset, 1, start_iter=23, count=27), batches(dataset)[23:])
+
+
+def test_batches_have_their_stages_shapes_from_the_first_iteration_on(pairs):
+    option = PairedTrain(type="PairedImageDataset", dataroot_gt=str(pairs / "GT"))
+    found = batches(build_train_dataset(option, 4, 0), 2, count=60)
+    for iteration, batch in enumerate(found, 1):
+        stage = STAGES[(iteration - 1) // 20]
+        assert batch["gt"].shape == (stage.batch_size, 3, stage.gt_size, stage.gt_size)
+        assert batch["lq"].shape == (stage.batch_size, 3, stage.gt_size // 4, stage.gt_size // 4)
+        assert len(batch["k"]) == len(batch["gt_path"]) == stage.batch_size
+    assert len(found) == 60
+
+
+def test_loading_leaves_the_global_generators_alone(dataset):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states()
+    batches(dataset, 1, count=3)
+    batches(dataset, 0, count=3)
+    assert states() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_file_stops_the_run_with_sample_and_file(pairs, workers):
+    (pairs / "GT/3.png").write_bytes(b"broken")
+    option = PairedTrain(type="PairedImageDataset", dataroot_gt=str(pairs / "GT"), use_shuffle=False)
+    dataset = build_train_dataset(option, 4, 0)
+    with pytest.raises(SampleError, match=r"sample 3, .*GT/3\.png: .*cannot be decoded"):
+        batches(dataset, workers, shuffle=False)
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Kills the process that asks for sample 9, as the system does when memory runs out."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, request):
+        if request.k == 9:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"gt": torch.zeros(1), "lq": torch.zeros(1), "k": request.k}
+
+
+def test_a_killed_worker_stops_the_run_with_the_sample_it_was_making():
+    with pytest.raises(SampleError, match=r"sample 9, image 1: the loader process died; DataLoader worker"):
+        batches(Deadly(), 2, shuffle=False)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_image_once_over_all_ranks(pairs, world, workers):
+    dataset = build_eval_dataset(PairedKeys(type="PairedImageDataset", dataroot_gt=str(pairs / "GT")), 4)
+    seen = []
+    for rank in range(world):
+        for item in build_eval_loader(dataset, rank, world, workers):
+            assert torch.equal(item["gt"][0], dataset[item["index"]]["gt"])
+            assert item["lq"].shape[0] == 1
+            assert item["name"] == str(item["index"])
+            seen.append(item["index"])
+    assert sorted(seen) == list(range(7))
+
+
+def test_the_prefetcher_passes_batches_through_and_counts_waiting():
+    def slow():
+        for value in range(3):
+            time.sleep(0.05)
+            yield {"gt": torch.full((2,), float(value)), "k": [value], "gt_path": ["a"]}
+
+    prefetcher = DevicePrefetcher(slow(), "cpu")
+    found = []
+    for batch in prefetcher:
+        time.sleep(0.1)
+        found.append(batch)
+    assert [batch["k"] for batch in found] == [[0], [1], [2]]
+    assert torch.equal(found[2]["gt"], torch.full((2,), 2.0))
+    assert 0.15 <= prefetcher.wait_seconds < 0.3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_prefetcher_moves_tensors_to_the_gpu_and_leaves_the_rest(pairs):
+    option = PairedTrain(type="PairedImageDataset", dataroot_gt=str(pairs / "GT"))
+    dataset = build_train_dataset(option, 4, 0)
+    sampler = ProgressiveBatchSampler(STAGES, len(dataset), 7)
+    loader = build_train_loader(dataset, sampler, 2, pin_memory=True)
+    here = build_train_loader(dataset, sampler, 0)
+    for moved, kept in zip(DevicePrefetcher(loader, "cuda"), here, strict=True):
+        assert moved["gt"].is_cuda
+        assert moved["k"] == kept["k"]
+        assert torch.equal(moved["gt"].cpu(), kept["gt"])
+        assert torch.equal(moved["lq"].cpu(), kept["lq"])
