@@ -26,7 +26,7 @@ def main() -> int:
     if option_file is None:
         parser.error(f"no option file lies beside {arguments.weights.parent}: name it with --opt")
     try:
-        options = load_options(option_file, check_paths=False)
+        options = load_options(option_file, phases=())
         from basicsr_ext.inference.files import restore_files
 
         for path in restore_files(

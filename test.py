@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     try:
-        options = load_options(arguments.opt, arguments.force_yml)
+        options = load_options(arguments.opt, arguments.force_yml, phases=("val", "test"))
         from basicsr_ext import engine
 
         engine.test(options, arguments.launcher)

@@ -41,7 +41,7 @@ def main() -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments()
     try:
-        options = load_options(arguments.opt, arguments.force_yml)
+        options = load_options(arguments.opt, arguments.force_yml, phases=("train", "val"))
         # torch and basicsr take seconds to import: only once the option file is known to be sound.
         from basicsr_ext import engine
 

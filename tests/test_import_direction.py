@@ -41,7 +41,9 @@ def parts_imported_by(path: Path) -> set[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             targets += [f"{module}.{alias.name}" for alias in node.names]
     parts = {target.split(".")[1] for target in targets if target.startswith("basicsr_ext.")}
-    return {part for part in parts if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()} - {part_of(path)}
+    return {part for part in parts if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()} - {
+        part_of(path)
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

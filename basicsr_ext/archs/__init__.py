@@ -35,3 +35,8 @@ def build_network(opt: Mapping[str, Any]) -> nn.Module:
     if not isinstance(name, str):
         raise ValueError(f"a network needs a 'type', such as 'EDT'; found {sorted(opt)}")
     return NETWORKS.find(name)(**arguments)
+
+
+def pixel_range(net: nn.Module) -> float:
+    """Return the value that white has in the images ``net`` takes and returns: 1.0, or its own declaration."""
+    return float(getattr(net, "pixel_range", 1.0))

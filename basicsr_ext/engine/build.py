@@ -6,6 +6,7 @@ first needed.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from ..archs.weights import load_weights
 from ..config import OptionError, Options, Problem, check_arguments, resolved_stages
 from ..config.errors import nearest
 from ..config.schema import Spec
-from ..data import build_eval_dataset, build_train_dataset, check_sizes
+from ..data import build_eval_dataset, build_train_dataset
+from ..data.datasets import check_sizes
 from ..data.sampling import Stage
 from ..losses import LOSSES
 from ..metrics import METRICS
@@ -175,7 +177,8 @@ class _Builder:
                 name = option.name or key
                 if name in sets:
                     self._add(f"datasets.{key}.name", repr(name), "a name no other set has")
-                sets[name] = build_eval_dataset(option, option.scale or self.options.scale)
+                sets[name] = build_eval_dataset(option, self.options.scale)
+                self.problems += check_sizes(sets[name], key=f"datasets.{key}")
         return sets
 
     def _check(self, registry: Registry, spec: Spec, key: str, supplied: tuple[str, ...] = ()) -> None:
@@ -212,4 +215,9 @@ class _Builder:
             self.problems += error.problems
         except Exception as error:
             LOG.debug("at %s", key, exc_info=True)
-            self._add(key, f"{type(error).__name__}: {error}", expected)
+            # The data package begins its messages with the key inside the section.
+            inner = re.match(r"(dataroot_\w+|meta_info\w*|filename_tmpl|\w+_range): ", str(error))
+            if inner is not None:
+                self._add(f"{key}.{inner[1]}", str(error)[inner.end() :], expected)
+            else:
+                self._add(key, f"{type(error).__name__}: {error}", expected)

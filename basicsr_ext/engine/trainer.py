@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +85,8 @@ class Trainer:
         )
         self.checkpointer = Checkpointer(self.folder, options.logger.keep_checkpoints)
         self.speed = Speedometer(self.stages, train.grad_accum)
-        self._batches = self._load_batches(parts.train_set)
+        self._prefetcher = self._load_batches(parts.train_set)
+        self._batches = iter(self._prefetcher)
         torch.manual_seed(options.manual_seed + world.rank)
         self._dropped_steps = torch.zeros((), dtype=torch.int64, device=world.device)
         if checkpoint is not None:
@@ -105,6 +105,7 @@ class Trainer:
         try:
             while self.iteration < total:
                 self.train_step()
+                self.bar.update(self.iteration)
                 if self._due(self.options.logger.print_freq):
                     self._report()
                 if self._due(self.options.val.val_freq):
@@ -120,7 +121,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """Make iteration ``self.iteration + 1``: one optimizer step over all micro-batches."""
-        started, waited = time.perf_counter(), self._batches.wait_seconds
+        started, waited = time.perf_counter(), self._prefetcher.wait_seconds
         iteration = self.iteration + 1
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = self.learning_rate(iteration)
@@ -141,9 +142,8 @@ class Trainer:
         self._dropped_steps += ~finite
         self._last_losses, self._last_norm = totals, norm
         self.iteration = iteration
-        self.bar.update(iteration)
         now = time.perf_counter()
-        self.speed.add(iteration, now - started, self._batches.wait_seconds - waited)
+        self.speed.add(iteration, now - started, self._prefetcher.wait_seconds - waited)
 
     def validate(self) -> dict[str, Evaluation]:
         """Evaluate the averaged weights where there are any, and keep the best scores."""

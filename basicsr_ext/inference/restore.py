@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..archs.padding import SizeRequirement, call_padded, pixel_range, requirement_of
+from ..archs import pixel_range
+from ..archs.padding import SizeRequirement, call_padded, requirement_of
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..archs.padding import pixel_range
+from ..archs import pixel_range
 from ..config.schema import Spec, Train
 from ..data.mixing import mixup
 from ..data.sampling import Purpose, sample_rng

@@ -74,7 +74,11 @@ def test_a_run_leaves_weights_state_log_and_scores(tmp_path):
 def everything_random(folder):
     """Return options in which dropout, mixing, accumulation and averaging all play a part."""
     options = tiny_options(
-        folder, grad_accum=2, grad_clip_norm=0.5, mixing_augs={"mixup": True}, optim_g={"type": "AdamW", "lr": 1e-3}
+        folder,
+        grad_accum=2,
+        grad_clip_norm=0.5,
+        mixing_augs={"mixup": True},
+        optim_g={"type": "AdamW", "lr": 1e-3},
     )
     options["network_g"]["drop_path_rate"] = 0.5
     return options
