@@ -70,7 +70,7 @@ def _check(
     facts = Facts(repaired.mapping, document.unusable | {problem.key for problem in mistyped})
     problems += check_relations(facts)
     problems += check_paths(facts, phases)
-    return (None if problems else options), problems, repaired.places
+    return (None if problems else options), list(dict.fromkeys(problems)), repaired.places
 
 
 def _in_file_order(problems: list[Problem], source: SourceMap) -> list[Problem]:
