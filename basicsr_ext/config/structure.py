@@ -41,7 +41,9 @@ def model_for(annotation: Any, value: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (Union, UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
         return model_for(members[0], value) if len(members) == 1 else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    # Python 3.10 takes list[int] for a class.
+    plain = isinstance(annotation, type) and get_origin(annotation) is None
+    return annotation if plain and issubclass(annotation, BaseModel) else None
 
 
 def _tagged(union: Any, tag: Hashable) -> type[BaseModel] | None:

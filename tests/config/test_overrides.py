@@ -62,6 +62,12 @@ def test_stages_take_the_place_of_the_files_patch_and_batch_size(load):
     assert load("datasets:train:batch_size_total=8").datasets.train.batch_size_per_gpu is None
 
 
+def test_one_override_may_be_a_plain_text(tmp_path, base):
+    (tmp_path / "o.yml").write_text(base)
+    assert load_options(tmp_path / "o.yml", "scale=2").scale == 2
+    assert load_options(tmp_path / "o.yml", None).scale == 4
+
+
 def test_the_last_of_two_overrides_counts(load):
     assert load("scale=2", "scale=1").scale == 1
 
