@@ -39,7 +39,8 @@ def check_arguments(
 
     Returns:
         A problem for each unknown argument, each missing one, and each value that does not fit its
-        annotation; annotations that no YAML value can meet are not checked.
+        annotation; annotations that no YAML value can meet are not checked. Without annotation, text
+        is refused where the default is a number or a boolean.
     """
     try:
         parameters = inspect.signature(constructor).parameters
@@ -63,11 +64,16 @@ def check_arguments(
         fix = suggestion or f"known: {', '.join(free) or 'none'}"
         problems.append(Problem(f"{key}.{word}", "an unknown key", f"an argument of {name}", fix))
     problems += [Problem(f"{key}.{word}", "nothing", f"a value, which {name} needs") for word in missing]
-    adapters = argument_types(constructor)
-    for word, value in kwargs.items():
-        none_is_default = value is None and word in free and named[word].default is None
-        if word in free and word in adapters and not none_is_default:
-            problems += _check_value(value, *adapters[word], f"{key}.{word}")
+    types_by_name = argument_types(constructor)
+    for word in [word for word in kwargs if word in free]:
+        value, default = kwargs[word], named[word].default
+        if word in types_by_name and not (value is None and default is None):
+            problems += _check_value(value, *types_by_name[word], f"{key}.{word}")
+        elif isinstance(default, bool | int | float) and isinstance(value, str):
+            # Most of basicsr is not annotated, and text such as 'no' counts as true wherever it is tested.
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            expected = f"{kind}, like the default {show(default)}"
+            problems.append(Problem(f"{key}.{word}", show(value), expected))
     return problems
 
 
