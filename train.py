@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from basicsr_ext.config import OptionError, load_options
@@ -45,11 +46,17 @@ def main() -> int:
         # torch and basicsr take seconds to import: only once the option file is known to be sound.
         from basicsr_ext import engine
 
-        if arguments.check:
-            return 0 if engine.check(options) else EXIT_FAILED
-        engine.train(options, arguments.launcher, arguments.auto_resume)
+        try:
+            if arguments.check:
+                return 0 if engine.check(options) else EXIT_FAILED
+            engine.train(options, arguments.launcher, arguments.auto_resume)
+        except engine.RUN_ERRORS as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return EXIT_FAILED
     except OptionError as error:
-        print(error, file=sys.stderr)
+        # Every rank finds the same problems; one of them says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(error, file=sys.stderr)
         return EXIT_BAD_OPTIONS
     except KeyboardInterrupt:
         print("Interrupted; continue with --auto_resume", file=sys.stderr)

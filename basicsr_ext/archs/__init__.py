@@ -38,5 +38,5 @@ def build_network(opt: Mapping[str, Any]) -> nn.Module:
 
 
 def pixel_range(net: nn.Module) -> float:
-    """Return the value that white has in the images ``net`` takes and returns: 1.0, or its own declaration."""
+    """Return the value of white in the images ``net`` takes and returns: 1.0, or what it declares."""
     return float(getattr(net, "pixel_range", 1.0))

@@ -28,6 +28,8 @@ def check_arguments(
     kwargs: Mapping[str, Any],
     key: str,
     supplied: Collection[str] = (),
+    *,
+    allow_extra: bool = True,
 ) -> list[Problem]:
     """Compare keyword arguments with a constructor's signature.
 
@@ -36,6 +38,8 @@ def check_arguments(
         kwargs: the arguments an option file gives.
         key: dotted key under which they stand (``network_g``).
         supplied: names of arguments the caller adds itself (``params`` of an optimizer).
+        allow_extra: whether a ``**kwargs`` of the constructor may take unknown names; false where it is
+            known to ignore them.
 
     Returns:
         A problem for each unknown argument, each missing one, and each value that does not fit its
@@ -47,7 +51,9 @@ def check_arguments(
     except (TypeError, ValueError):
         return []  # Compiled code may have no signature to compare with.
     name = getattr(constructor, "__name__", str(constructor))
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_any = allow_extra and any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     named = {
         word: parameter
         for word, parameter in parameters.items()

@@ -149,11 +149,9 @@ class _Builder:
             if stage.batch_size_total is not None:
                 batch, rest = divmod(stage.batch_size_total, share)
                 if rest or not batch:
-                    self._add(
-                        f"datasets.train.stages.{number}.batch_size_total",
-                        str(stage.batch_size_total),
-                        f"a multiple of {share} ({world_size} processes x train.grad_accum {train.grad_accum})",
-                    )
+                    expected = f"a multiple of {share} ({world_size} processes x train.grad_accum {train.grad_accum})"
+                    key = f"datasets.train.stages.{number}.batch_size_total"
+                    self._add(key, str(stage.batch_size_total), expected)
                     continue
             assert batch is not None, "the loader requires one of the two batch sizes"
             stages.append(Stage(stage.iters, stage.gt_size, batch))
@@ -199,7 +197,9 @@ class _Builder:
     def _arguments_wrong(
         self, constructor: Callable[..., Any], spec: Spec, key: str, supplied: tuple[str, ...] = ()
     ) -> bool:
-        problems = check_arguments(constructor, spec.kwargs, key, supplied)
+        # basicsr's **kwargs swallow whatever they do not know: a typo must not pass there.
+        foreign = not constructor.__module__.startswith(("basicsr.", "basicsr_ext."))
+        problems = check_arguments(constructor, spec.kwargs, key, supplied, allow_extra=foreign)
         self.problems += problems
         return bool(problems)
 

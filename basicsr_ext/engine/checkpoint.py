@@ -6,7 +6,7 @@ One checkpoint is three files of the run's folder::
     training_states/<iter>.state       optimizer, loss scaler, random generators of all ranks, best metrics
     training_states/<iter>.json        manifest with the SHA-256 of both, written last
 
-A checkpoint without a manifest, or whose files do not match it, does not exist for :meth:`Checkpointer.newest`.
+A checkpoint without a manifest does not exist; one whose files do not match it is damaged.
 """
 
 from __future__ import annotations

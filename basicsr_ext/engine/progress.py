@@ -94,8 +94,9 @@ class Bar:
         if not self._live or (note is None and now - self._drawn < 0.1):
             return
         self._drawn = now
-        fields = {} if note is None else {"note": note}
-        self._progress.update(self._task, completed=iteration, **fields)
+        self._progress.update(self._task, completed=iteration)
+        if note is not None:
+            self._progress.update(self._task, note=note)
 
     def stop(self) -> None:
         """Stop drawing and leave the cursor below the bar."""

@@ -185,9 +185,9 @@ class Trainer:
         mode = self.train_options.compile
         if mode:
             # Each stage has fixed shapes: a specialised kernel each beats one for all sizes.
-            compiled = torch.compile(forward, mode=mode if isinstance(mode, str) else None, dynamic=False)
-            return compiled  # pyright: ignore[reportReturnType]
-        return forward
+            mode = mode if isinstance(mode, str) else None
+            forward = torch.compile(forward, mode=mode, dynamic=False)
+        return forward  # pyright: ignore[reportReturnType]
 
     def _load_batches(self, dataset: Any) -> DevicePrefetcher:
         option = self.options.datasets.train
@@ -262,7 +262,8 @@ class Trainer:
         )
         loss_text = " ".join(f"{name} {value:.4e}" for name, value in self.losses.items())
         LOG.info(
-            "iter %d/%d | stage %d/%d, patch %d, batch %d | %s | lr %.3e | %.2f it/s | data wait %.0f%% | ETA %s",
+            "iter %d/%d | stage %d/%d, patch %d, batch %d | %s | lr %.3e | %.2f it/s | data wait %.0f%% "
+            "| ETA %s",
             self.iteration,
             self.train_options.total_iter,
             number + 1,

@@ -1,11 +1,12 @@
-"""Our trainer computes what basicsr's SRModel computes: same network, weights, batches; float32 on the CPU."""
+"""Our trainer computes what basicsr's SRModel computes from the same network, weights and batches."""
 
 import copy
 
-import basicsr_ext  # noqa: F401 (makes basicsr importable)
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
+
+import basicsr_ext  # noqa: F401 (makes basicsr importable)
 from basicsr_ext.config import load_options
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.distributed import World

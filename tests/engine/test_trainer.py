@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from helpers import tiny_options
+
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.trainer import NonFiniteError, Trainer
-from conftest import tiny_options
 
 
 def make_trainer(options, checkpoint=None):
