@@ -57,12 +57,14 @@ def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
     }
 
 
-def run_command(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command of the repository in its root, on one thread a process."""
+def run_command(
+    *arguments: str | Path, timeout: float = 300, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, by default in the repository's root, on one thread a process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [str(argument) for argument in arguments],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,

@@ -149,9 +149,9 @@ class _Builder:
             if stage.batch_size_total is not None:
                 batch, rest = divmod(stage.batch_size_total, share)
                 if rest or not batch:
-                    expected = f"a multiple of {share} ({world_size} processes x train.grad_accum {train.grad_accum})"
+                    ranks = f"{world_size} processes x train.grad_accum {train.grad_accum}"
                     key = f"datasets.train.stages.{number}.batch_size_total"
-                    self._add(key, str(stage.batch_size_total), expected)
+                    self._add(key, str(stage.batch_size_total), f"a multiple of {share} ({ranks})")
                     continue
             assert batch is not None, "the loader requires one of the two batch sizes"
             stages.append(Stage(stage.iters, stage.gt_size, batch))

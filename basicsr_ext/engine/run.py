@@ -58,9 +58,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         return summary
 
 
-def test(  # noqa: PT028 (not a test)
-    options: Options, launcher: Launcher = "none"
-) -> dict[str, dict[str, float]]:
+def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, float]]:
     """Evaluate ``path.pretrain_network_g`` on the ``test`` sets, or the ``val`` sets where there are none.
 
     Returns:
