@@ -1,4 +1,4 @@
-"""Every file under ``options/`` loads, names the schema, and passes ``--check`` once its data folders exist."""
+"""Every file under ``options/`` loads, names the schema, and can be built once its data folders exist."""
 
 import sys
 from pathlib import Path
