@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, overload
 
 import torch
@@ -22,16 +23,12 @@ from torch import Tensor, nn
 
 from . import NETWORKS
 from .layers.attention import attention
+from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps
 from .layers.drop_path import DropPath
 from .layers.windows import shifted_window_mask, window_partition, window_reverse
 from .padding import SizeRequirement, crop_to, pad_to
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
-
-
-def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """Return a 3 x 3 convolution that keeps the size."""
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
 # --- stems and tails -------------------------------------------------------------------------------
@@ -111,7 +108,7 @@ class Tail(nn.Sequential):
         self, num_feat: int, depth: int, embed_dim: int, up: bool, output: Sequence[nn.Module]
     ) -> None:
         widths = [embed_dim, *(num_feat * 2**i for i in range(depth, 0, -1))]
-        stages = (TailStage(a, b, up) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        stages = (TailStage(a, b, up) for a, b in pairwise(widths))
         super().__init__(*stages, *output)
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -126,19 +123,11 @@ class Tail(nn.Sequential):
 
 def upsampling(kind: str, scale: int, channels: int, image_channels: int) -> list[nn.Module]:
     """Return the two modules that end a super-resolution tail."""
+    if kind == "pixelshuffle":
+        return [pixel_shuffle_steps(scale, channels), conv3x3(channels, image_channels)]
     if kind == "pixelshuffledirect":
-        enlarge = nn.Sequential(conv3x3(channels, scale**2 * image_channels), nn.PixelShuffle(scale))
-        return [enlarge, nn.Identity()]
-    if kind != "pixelshuffle":
-        raise ValueError(f"upsampler: found {kind!r}, expected 'pixelshuffle' or 'pixelshuffledirect'")
-    if scale == 3:
-        factors = [3]
-    elif scale.bit_count() == 1:
-        factors = [2] * (scale.bit_length() - 1)
-    else:
-        raise ValueError(f"scales: found {scale}, expected 3 or a power of 2")
-    steps = ((conv3x3(channels, f * f * channels), nn.PixelShuffle(f)) for f in factors)
-    return [nn.Sequential(*(module for step in steps for module in step)), conv3x3(channels, image_channels)]
+        return [pixel_shuffle_once(scale, channels, image_channels), nn.Identity()]
+    raise ValueError(f"upsampler: found {kind!r}, expected 'pixelshuffle' or 'pixelshuffledirect'")
 
 
 # --- body ------------------------------------------------------------------------------------------
@@ -159,16 +148,18 @@ class LocalAttention(nn.Module):
 
     def forward(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, 3, C2) to (B, H, W, C2); with a mask (windows, 1, N, N) windows are shifted."""
-        size, (h, w) = qkv.shape[1:3], self.window
+        (H, W), (h, w) = qkv.shape[1:3], self.window
         if mask is not None:
             qkv = qkv.roll((-(h // 2), -(w // 2)), (1, 2))
         windows = window_partition(qkv, self.window)  # (M, h, w, 3, C2)
-        q, k, v = (
-            windows.unflatten(-1, (self.heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4)
-        )  # (M, heads, N, D)
-        x = attention(q, k, v, mask).transpose(1, 2).reshape(-1, h, w, windows.shape[-1])
+        heads = windows.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (M, N, 3, heads, D)
+        x = (
+            attention(*heads.permute(2, 0, 3, 1, 4).unbind(), mask)
+            .transpose(1, 2)
+            .reshape(-1, h, w, windows.shape[-1])
+        )
         x = x + self.lepe(windows[:, :, :, 2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = window_reverse(x, size)
+        x = window_reverse(x, (H, W))
         return x if mask is None else x.roll((h // 2, w // 2), (1, 2))
 
 
@@ -207,7 +198,7 @@ class Block(nn.Module):
         self.shifted = shifted
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.attns = nn.ModuleList(LocalAttention(dim // 2, shape, heads) for shape in (window, window[::-1]))
+        self.attns = nn.ModuleList(LocalAttention(dim // 2, shape, heads) for shape in _both(window))
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
@@ -225,33 +216,22 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Blocks, every second one shifted, beside an identity skip."""
+    """Blocks beside an identity skip."""
 
-    def __init__(
-        self,
-        dim: int,
-        window: tuple[int, int],
-        heads: int,
-        mlp_ratio: float,
-        drop_paths: Sequence[float],
-    ) -> None:
+    def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
-        blocks = (
-            Block(dim, window, heads, mlp_ratio, shifted=i % 2 == 1, drop_path=rate)
-            for i, rate in enumerate(drop_paths)
-        )
         self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
 
     def forward(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         y = x
-        for block in self.residual_group["blocks"]:  # pyright: ignore[reportGeneralTypeIssues]
+        for block in self.residual_group["blocks"].children():
             y = block(y, masks)
         return x + y
 
 
 class Body(nn.Module):
-    """Groups of transformer blocks and a convolution, beside an identity skip."""
+    """Groups of blocks, every second block shifted, and a convolution, beside an identity skip."""
 
     def __init__(
         self,
@@ -264,14 +244,14 @@ class Body(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        self.windows = (window, window[::-1])
+        self.windows = _both(window)
         # Stochastic depth grows linearly from the first block of all to the last.
-        step = drop_path_rate / max(sum(depths) - 1, 1)
-        starts = [sum(depths[:i]) for i in range(len(depths))]
+        last = max(sum(depths) - 1, 1)
+        rates = iter([drop_path_rate * i / last for i in range(sum(depths))])
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(dim)})
         self.layers = nn.ModuleList(
-            Group(dim, window, heads, mlp_ratio, [step * (start + i) for i in range(count)])
-            for start, count, heads in zip(starts, depths, num_heads, strict=True)
+            Group(Block(dim, window, heads, mlp_ratio, i % 2 == 1, next(rates)) for i in range(count))
+            for count, heads in zip(depths, num_heads, strict=True)
         )
         self.norm = nn.LayerNorm(dim)
         self.conv_after_body = _conv_after_body(resi_connection, dim)
@@ -287,6 +267,11 @@ class Body(nn.Module):
         for group in self.layers:
             y = group(y, masks)
         return x + self.conv_after_body(self.norm(y).permute(0, 3, 1, 2))
+
+
+def _both(window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    h, w = window
+    return (h, w), (w, h)
 
 
 def _conv_after_body(kind: str, dim: int) -> nn.Module:
@@ -368,31 +353,29 @@ class EDT(nn.Module):
         full_resolution: bool = False,
     ) -> None:
         super().__init__()
-        _check(scales, noise_levels, rain_levels, window_size, embed_dim, depths, num_heads)
+        _check(window_size, embed_dim, depths, num_heads)
         h, w = window_size
         self.image_range = image_range
         self._scales = {f"sr_x{scale}": scale for scale in scales}
-        same_size = [*(f"dn_g{level}" for level in noise_levels), *(f"dr_{level}" for level in rain_levels)]
-        self.tasks = [*self._scales, *same_size]
-        self._multiples = {
-            task: math.lcm(h, w) * (1 if task in self._scales or full_resolution else 2**depth)
-            for task in self.tasks
-        }
+        denoising = [f"dn_g{level}" for level in noise_levels]
+        self.tasks = [*self._scales, *denoising, *(f"dr_{level}" for level in rain_levels)]
+        if not self.tasks:
+            raise ValueError("EDT needs at least one task: scales, noise_levels or rain_levels")
+        self._multiples: dict[str, int] = {}
         mean = _RGB_MEAN if in_channel == 3 else (0.0,)
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
 
         self.body = Body(embed_dim, (h, w), depths, num_heads, mlp_ratio, resi_connection, drop_path_rate)
         for task in self.tasks:
-            is_sr = task in self._scales
-            resized = not is_sr and not full_resolution
-            stem = Stem(in_channel, num_feat, depth, embed_dim, down=resized)
-            width = 2 * num_feat
-            output = (
-                upsampling(upsampler, self._scales[task], width, in_channel)
-                if is_sr
-                else [conv3x3(width, in_channel)]
-            )
-            self.add_module(f"head_{task}", stem)
+            scale = self._scales.get(task)
+            resized = scale is None and not full_resolution
+            self._multiples[task] = math.lcm(h, w) * (2**depth if resized else 1)
+            if scale is None:
+                output = [conv3x3(2 * num_feat, in_channel)]
+            else:
+                output = upsampling(upsampler, scale, 2 * num_feat, in_channel)
+            self.add_module(f"head_{task}", Stem(in_channel, num_feat, depth, embed_dim, resized))
             self.add_module(f"tail_{task}", Tail(num_feat, depth, embed_dim, resized, output))
 
     @staticmethod
@@ -456,8 +439,8 @@ class EDT(nn.Module):
 
     def _through_body(self, features: list[Tensor]) -> list[Tensor]:
         """Run the body; features of one size go through it as one batch while training, as released."""
-        sizes = {feature.shape[-2:] for feature in features}
-        if self.training and len(features) > 1 and len(sizes) == 1:
+        same_size = all(feature.shape[-2:] == features[0].shape[-2:] for feature in features)
+        if self.training and same_size:
             return list(self.body(torch.cat(features)).split([len(feature) for feature in features]))
         return [self.body(feature) for feature in features]
 
@@ -468,22 +451,12 @@ class EDT(nn.Module):
 
 
 def _check(
-    scales: Sequence[int],
-    noise_levels: Sequence[int],
-    rain_levels: Sequence[str],
-    window_size: Sequence[int],
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
+    window_size: Sequence[int], embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
 ) -> None:
-    if not (scales or noise_levels or rain_levels):
-        raise ValueError("EDT needs at least one task: scales, noise_levels or rain_levels")
     if len(window_size) != 2:
         raise ValueError(f"window_size: found {window_size}, expected two sides, such as [6, 24]")
     if len(depths) != len(num_heads):
         raise ValueError(f"depths and num_heads differ in length: {len(depths)} and {len(num_heads)}")
     for heads in num_heads:
         if embed_dim % (2 * heads):
-            raise ValueError(
-                f"embed_dim: found {embed_dim}, expected a multiple of 2 * num_heads = {2 * heads}"
-            )
+            raise ValueError(f"embed_dim: {embed_dim} is not a multiple of 2 * num_heads = {2 * heads}")

@@ -39,16 +39,15 @@ def attention(
         (M, heads, N, D).
     """
     dim = q.shape[-1]
-    if scale is None:
-        scale = dim**-0.5
+    factor = dim**-0.5 if scale is None else scale
     if bias is not None:
         bias = bias.to(q.dtype)
         if bias.shape[0] not in (1, q.shape[0]):
             bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
     if q.device.type == "cpu" and q.dtype not in (torch.float32, torch.float64):
-        logits = (q * scale) @ k.transpose(-2, -1)
+        logits = (q * factor) @ k.transpose(-2, -1)
         return (logits if bias is None else logits + bias).softmax(-1).to(v.dtype) @ v
     padding = -dim % (16 if q.device.type == "cpu" else 8)
     if padding:
         q, k, v = (F.pad(part, (0, padding)) for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :dim]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=factor)[..., :dim]

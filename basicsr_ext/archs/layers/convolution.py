@@ -1,0 +1,31 @@
+"""Convolutions and pixel-shuffle upsampling (ESPCN, arXiv:1609.05158) with the field's state-dict keys."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """Return a 3 x 3 convolution that keeps the size."""
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+def pixel_shuffle_steps(scale: int, channels: int) -> nn.Sequential:
+    """Return the enlargement by 3, or by 2 as often as needed, that keeps ``channels`` (EDSR's).
+
+    Raises:
+        ValueError: ``scale`` is neither 3 nor a power of 2.
+    """
+    if scale == 3:
+        factors = [3]
+    elif scale > 1 and scale.bit_count() == 1:
+        factors = [2] * (scale.bit_length() - 1)
+    else:
+        raise ValueError(f"scale: found {scale}, expected 3 or a power of 2")
+    steps = ((conv3x3(channels, f * f * channels), nn.PixelShuffle(f)) for f in factors)
+    return nn.Sequential(*(module for step in steps for module in step))
+
+
+def pixel_shuffle_once(scale: int, channels: int, image_channels: int) -> nn.Sequential:
+    """Return the enlargement by ``scale`` that leads straight to the image, with few parameters."""
+    return nn.Sequential(conv3x3(channels, scale**2 * image_channels), nn.PixelShuffle(scale))

@@ -1,0 +1,238 @@
+"""Published and own weights: read a checkpoint safely, unwrap it, load it, say what fitted."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Source = str | PathLike[str] | Mapping[str, Any]
+
+# Where weights hide in a checkpoint, best first: averaged ones are those to use.
+_WRAPPERS = ("params_ema", "params", "state_dict", "model", "net", "net_g", "network", "generator")
+# What DataParallel, torch.compile and Lightning modules put before every key.
+_PREFIXES = ("module.", "_orig_mod.", "net_g.", "model.", "net.", "network.", "generator.")
+# Buffers of Swin-like networks that follow from their configuration.
+_DERIVED = re.compile(r"(^|\.)(attn_mask(_[hv])?|relative_position_index|relative_coords_table)$")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be read as weights; the message names it and says why."""
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit a network; :attr:`report` says which, the message lists all of them."""
+
+    def __init__(self, message: str, report: LoadReport) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor; all entries are state-dict keys.
+
+    Attributes:
+        taken: loaded into the network.
+        left: in the checkpoint and not meant for this network (other tasks, parts beside the network).
+        missing: in the network, not in the checkpoint; they keep their values.
+        unexpected: in the checkpoint, unknown to the network.
+        mismatched: in both with different shapes: (key, shape in the checkpoint, shape in the network).
+    """
+
+    taken: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    def __str__(self) -> str:
+        """Give one line of counts, and one for each part that was left."""
+        counts = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": self.mismatched,
+        }
+        text = f"{len(self.taken)} tensors taken"
+        text += "".join(f", {len(keys)} {what}" for what, keys in counts.items() if keys)
+        parts = sorted({key.split(".")[0] for key in self.left})
+        return text + (f", {len(self.left)} left ({', '.join(parts)})" if parts else "")
+
+    def problems(self) -> list[str]:
+        """Return one line for each key that is missing, unexpected or of another shape."""
+        return [
+            *(f"missing: {key}" for key in self.missing),
+            *(f"unexpected: {key}" for key in self.unexpected),
+            *(
+                f"shape: {key} is {list(found)} in the weights, {list(expected)} in the network"
+                for key, found, expected in self.mismatched
+            ),
+        ]
+
+
+def load_weights(
+    net: nn.Module,
+    source: Source,
+    strict: bool = True,
+    param_key: str | None = None,
+    tasks: Sequence[str] | None = None,
+) -> LoadReport:
+    """Copy weights into ``net`` and report what was taken and what was left.
+
+    Derived buffers (masks, index tables) in ``source`` are ignored: the network makes its own. A network
+    with tasks (EDT) takes the shared body and the parts of its own tasks from a checkpoint of more.
+
+    Args:
+        net: the network, bare or wrapped by DistributedDataParallel or torch.compile.
+        source: a checkpoint file (see :func:`read_checkpoint`) or its content; the weights may be wrapped
+            in ``params_ema``, ``params``, ``state_dict``, ``model``…, and keys may begin with ``module.``,
+            ``_orig_mod.`` or a Lightning attribute.
+        strict: raise unless every tensor of the network is found and fits, and none is left unexplained.
+            Otherwise load what fits.
+        param_key: take this entry of the checkpoint; default: averaged weights where there are any.
+        tasks: of a network with tasks, take only these tasks' parts (and the body); the other tasks' parts
+            keep their values.
+
+    Raises:
+        CheckpointError: the file cannot be read as weights.
+        WeightsError: ``strict``, and something does not fit; every such key is listed.
+        ValueError: ``param_key`` or one of ``tasks`` is unknown.
+    """
+    while isinstance(inner := getattr(net, "module", getattr(net, "_orig_mod", None)), nn.Module):
+        net = inner
+    where = "the given weights" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else read_checkpoint(source)
+    own = net.state_dict()
+    is_derived = _derived_test(net)
+
+    state, beside = _strip_prefixes(_unwrap(content, param_key, where), own)
+    state = {key: value for key, value in state.items() if not is_derived(key)}
+    foreign = _foreign_parts(net, state, tasks, where)
+    left = [key for key in state if foreign(key)]
+    state = {key: value for key, value in state.items() if not foreign(key)}
+
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    missing = [key for key in own if key not in state and not is_derived(key)]
+    report = LoadReport(
+        taken=tuple(fitting),
+        left=(*left, *beside),
+        missing=tuple(missing),
+        unexpected=tuple(key for key in state if key not in own),
+        mismatched=tuple(
+            (key, tuple(value.shape), tuple(own[key].shape))
+            for key, value in state.items()
+            if key in own and key not in fitting
+        ),
+    )
+    # Only a caller who names tasks can make own parts foreign; those are meant to keep their values.
+    demanded = replace(report, missing=tuple(key for key in missing if not foreign(key)))
+    if strict and (problems := demanded.problems()):
+        raise WeightsError("\n  ".join([f"{where}: does not fit {type(net).__name__}", *problems]), report)
+    net.load_state_dict(fitting, strict=False)
+    return report
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
+    """Return what a .pth, .pt, .ckpt, .bin or .safetensors file holds, on the CPU, without running code.
+
+    Raises:
+        CheckpointError: the file is empty, truncated, not a checkpoint, or a pickle that would run code.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, head)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not named weights")
+    return content
+
+
+def _read_pickle(path: Path, head: bytes) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, before an error that says more
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen types for files it did not write
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            reason = f"refused, reading it would run {refused[1]}; save only its state_dict where it was made"
+        elif head[0] == pickle.PROTO[0] and head[1] > 2:
+            reason = "refused, a plain pickle could run code; write it with torch.save or as .safetensors"
+        else:
+            reason = "not a checkpoint, or a damaged one"
+        raise CheckpointError(f"{path}: {reason}") from error
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        from safetensors import SafetensorError  # pyright: ignore[reportMissingImports]
+        from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading it needs 'pip install safetensors'") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+
+
+def _unwrap(content: Mapping[str, Any], param_key: str | None, where: str) -> dict[str, Tensor]:
+    if param_key is not None:
+        if not isinstance(content.get(param_key), Mapping):
+            entries = sorted(key for key, value in content.items() if isinstance(value, Mapping))
+            present = ", ".join(map(repr, entries)) or "bare weights only"
+            raise ValueError(f"{where}: has no entry {param_key!r}; it has {present}")
+        content = content[param_key]
+    while wrapper := next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
+        content = content[wrapper]
+    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{where}: holds no weights; its entries are {sorted(map(str, content))[:20]}")
+    return weights
+
+
+def _strip_prefixes(state: dict[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Remove wrappers' prefixes until keys match; return the network's weights and the keys beside it."""
+    expected, beside = set(own), []
+    while state and expected.isdisjoint(state):
+        prefix = next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            break
+        beside += [key for key in state if not key.startswith(prefix)]
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state, beside
+
+
+def _derived_test(net: nn.Module) -> Callable[[str], bool]:
+    """Return a test for keys that follow from the configuration: the network's own pattern, and Swin's."""
+    patterns = [_DERIVED, *(p for p in [getattr(net, "derived_keys", None)] if isinstance(p, re.Pattern))]
+    return lambda key: any(pattern.search(key) for pattern in patterns)
+
+
+def _foreign_parts(
+    net: nn.Module, state: Iterable[str], tasks: Sequence[str] | None, where: str
+) -> Callable[[str], bool]:
+    """Return a test for keys that belong to tasks which are not to be loaded."""
+    own_tasks, task_of = getattr(net, "tasks", None), getattr(net, "task_of", None)
+    if own_tasks is None or not callable(task_of):
+        if tasks is not None:
+            raise ValueError(f"tasks: {type(net).__name__} has no tasks to choose from")
+        return lambda key: False
+    stored = {task for key in state if (task := task_of(key))}
+    for task in tasks or ():
+        if task not in own_tasks:
+            raise ValueError(f"tasks: {task!r} is not one of the network's tasks {list(own_tasks)}")
+        if task not in stored:
+            raise ValueError(f"{where}: has no parts for task {task!r}; it has {sorted(map(str, stored))}")
+    wanted = {None, *(own_tasks if tasks is None else tasks)}
+    return lambda key: task_of(key) not in wanted
