@@ -122,10 +122,12 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
     if size == 1:
         yield World(device=device)
         return
-    # Signals and checkpoints exchange a few values in host memory, gradients go by the GPUs' own links. One
-    # group for both: a second one does not survive torchrun's restarts.
+    # Signals and checkpoints exchange a few values in host memory, gradients go by the GPUs' own links.
     backend = "gloo" if device.type == "cpu" or dist.backend == "gloo" else "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    store, rank, size = next(distributed.rendezvous("env://"))
+    # torchrun may hand a restarted run the store of the failed attempt, with addresses nobody answers at.
+    attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield World(rank, size, device)
     finally:

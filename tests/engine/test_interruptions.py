@@ -121,7 +121,7 @@ def test_a_rank_that_dies_brings_all_down_and_its_error_is_shown_once(tmp_path, 
     output, _ = process.communicate(timeout=90)
     assert process.returncode != 0
     assert output.count("ArithmeticError: the original error") == 1, output
-    assert output.count("Traceback (most recent call last)") - output.count("ChildFailedError") == 1, output
+    assert output.count("Traceback (most recent call last)") == 2, output  # the rank's, and torchrun's own
 
 
 def test_torchrun_restarts_a_failed_run_and_it_resumes_by_itself(tmp_path, options_file):
@@ -134,6 +134,7 @@ def test_torchrun_restarts_a_failed_run_and_it_resumes_by_itself(tmp_path, optio
     assert Checkpointer(tmp_path / "run").newest()[0].iteration == 8
 
 
+@pytest.mark.slow
 def test_a_run_of_two_ranks_goes_on_with_one_and_the_same_samples(tmp_path, train_command):
     options = tiny_options(tmp_path / "two")
     whole = tiny_options(tmp_path / "one")
