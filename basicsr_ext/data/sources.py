@@ -1,4 +1,4 @@
-"""Where images come from: folders of files and BasicSR's LMDBs, and how the sets of a pair are matched."""
+"""Where images come from: folders of files, BasicSR's LMDBs, stores; how the sets of a pair are matched."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class ImageSource(ABC):
     """A sequence of images, read on demand; can be pickled and handed to loader processes."""
 
     @property
+    def reads_crops(self) -> bool:
+        """Whether :meth:`read_crop` costs less than :meth:`read`, and :meth:`size` next to nothing."""
+        return False
+
+    @property
     @abstractmethod
     def names(self) -> Sequence[str]:
         """Relative paths without suffix, ``/`` between folders; unique."""
@@ -30,6 +35,16 @@ class ImageSource(ABC):
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Return the image, (H, W, 3) RGB or (H, W, 1) grey, uint8 or uint16; not to be written to."""
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return rows ``top`` to ``top + height`` and columns ``left`` to ``left + width`` of the image.
+
+        Raises:
+            ValueError: the crop leaves the image.
+        """
+        image = self.read(index)
+        require_inside(image.shape[:2], top, left, height, width)
+        return image[top : top + height, left : left + width]
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -97,7 +112,7 @@ class LmdbSource(StoredSource):
 
     @override
     def read(self, index: int) -> np.ndarray:
-        with _environment(self.folder).begin(buffers=True) as transaction:
+        with environment(self.folder).begin(buffers=True) as transaction:
             data = transaction.get(self.keys[index].encode())
             if data is None:
                 raise ImageError(f"{self.path(index)}: listed in meta_info.txt, absent in the database")
@@ -138,9 +153,18 @@ class _Wrapper(ImageSource):
 class GreySource(_Wrapper):
     """Another source's images in grey."""
 
+    @property
+    @override
+    def reads_crops(self) -> bool:
+        return self.source.reads_crops
+
     @override
     def read(self, index: int) -> np.ndarray:
         return grey(self.source.read(index))
+
+    @override
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return grey(self.source.read_crop(index, top, left, height, width))
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,44 @@ class RememberedSource(_Wrapper):
         return self._images[index]
 
 
+class LazyImage:
+    """One image of a source, of which only the windows asked for are read: ``image[rows, columns]``.
+
+    Args:
+        source: holds the image.
+        index: of the image.
+        multiple: rows and columns beyond a multiple of this are cut, at bottom and right.
+
+    Attributes:
+        shape: (height, width) after cutting.
+    """
+
+    def __init__(self, source: ImageSource, index: int, multiple: int = 1) -> None:
+        self._source, self._index = source, index
+        # Where a crop costs as much as the image, one decoding serves all windows.
+        self._whole = None if source.reads_crops else source.read(index)
+        height, width = source.size(index) if self._whole is None else self._whole.shape[:2]
+        self.shape = height // multiple * multiple, width // multiple * multiple
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            part.indices(extent) for part, extent in zip(window, self.shape, strict=True)
+        )
+        if self._whole is not None:
+            return self._whole[top:bottom, left:right]
+        return self._source.read_crop(self._index, top, left, bottom - top, right - left)
+
+
+def require_inside(shape: Sequence[int], top: int, left: int, height: int, width: int) -> None:
+    """Raise ValueError unless a crop lies in an image of ``shape`` (height, width)."""
+    inside = 0 <= top and 0 <= left and top + height <= shape[0] and left + width <= shape[1]
+    if not inside or height < 1 or width < 1:
+        raise ValueError(
+            f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of"
+            f" {shape[0]}x{shape[1]} pixels"
+        )
+
+
 def first_few(names: Sequence[str]) -> str:
     """Return the first five of ``names`` in one line, and how many more there are."""
     rest = len(names) - _LISTED
@@ -165,7 +227,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def open_source(root: str, key: str) -> StoredSource:
-    """Open a folder of images, at any depth, or a ``.lmdb`` folder; images are in order of their names.
+    """Open a folder of images, at any depth, a ``.lmdb`` or a ``.store``; images are in order of their names.
 
     Args:
         root: the folder.
@@ -177,7 +239,8 @@ def open_source(root: str, key: str) -> StoredSource:
     folder = os.path.expanduser(root)
     if not os.path.isdir(folder):
         raise ValueError(f"{key}: {root} is not a folder")
-    source = _open_lmdb(folder, key) if folder.rstrip("/").endswith(".lmdb") else _open_folder(folder, key)
+    kind = os.path.splitext(folder.rstrip("/"))[1]
+    source = {".lmdb": _open_lmdb, ".store": _open_store}.get(kind, _open_folder)(folder, key)
     seen: set[str] = set()
     doubled = [name for name in source.names if name in seen or seen.add(name)]
     if doubled:
@@ -239,6 +302,12 @@ def match(
     return lq.take([place[name] for name in partners])
 
 
+def _open_store(folder: str, key: str) -> StoredSource:
+    from .store import open_store
+
+    return open_store(folder, key)
+
+
 def _open_folder(folder: str, key: str) -> FileSource:
     files = []
     # Data sets are often put together from links to folders elsewhere.
@@ -254,17 +323,22 @@ def _open_folder(folder: str, key: str) -> FileSource:
     return FileSource(folder, tuple(sorted(files)))
 
 
-@lru_cache
-def _environment(folder: str) -> Any:
-    """Return the open database; LMDB allows one handle a process, so all sources share it."""
+@lru_cache(maxsize=None)
+def environment(path: str) -> Any:
+    """Return the open database, a folder or a file, for reading.
+
+    LMDB allows one handle a process, so all sources share it.
+    """
     import lmdb
 
-    return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+    return lmdb.open(
+        path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, meminit=False
+    )
 
 
 # A handle must not be used in a process forked from the one that opened it.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_environment.cache_clear)
+    os.register_at_fork(before=environment.cache_clear)
 
 _META_LINE = re.compile(r"(?P<name>.+?)\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\)(\s+\d+)?\s*")
 
