@@ -169,9 +169,7 @@ class TrainPairs(Dataset[dict[str, Any]]):
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
         gt = LazyImage(self._gt, request.index, scale)
         if min(gt.shape) < request.gt_size:
-            raise ValueError(
-                f"the image has {_pixels(*gt.shape)}, less than a patch of {request.gt_size}"
-            )
+            raise ValueError(f"the image has {_pixels(*gt.shape)}, less than a patch of {request.gt_size}")
         rng = sample_rng(self.seed, request.k)
         top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
         orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)

@@ -7,8 +7,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ class StoredSource(ImageSource):
     folder: str
 
     @abstractmethod
+    def version(self, index: int) -> str:
+        """Return a text that changes when the file changes that holds the image.
+
+        Raises:
+            OSError: there is no such file.
+        """
+
+    @abstractmethod
     def take(self, indices: Sequence[int]) -> StoredSource:
         """Return the images at ``indices``, in that order."""
 
@@ -91,6 +100,10 @@ class FileSource(StoredSource):
     @override
     def path(self, index: int) -> str:
         return os.path.join(self.folder, self.files[index])
+
+    @override
+    def version(self, index: int) -> str:
+        return file_version(self.path(index))
 
     @override
     def take(self, indices: Sequence[int]) -> FileSource:
@@ -125,6 +138,10 @@ class LmdbSource(StoredSource):
     @override
     def path(self, index: int) -> str:
         return f"{self.folder}/{self.keys[index]}"
+
+    @override
+    def version(self, index: int) -> str:
+        return file_version(os.path.join(self.folder, "data.mdb"))
 
     @override
     def take(self, indices: Sequence[int]) -> LmdbSource:
@@ -212,7 +229,7 @@ class LazyImage:
 
 def require_inside(shape: Sequence[int], top: int, left: int, height: int, width: int) -> None:
     """Raise ValueError unless a crop lies in an image of ``shape`` (height, width)."""
-    inside = 0 <= top and 0 <= left and top + height <= shape[0] and left + width <= shape[1]
+    inside = min(top, left) >= 0 and top + height <= shape[0] and left + width <= shape[1]
     if not inside or height < 1 or width < 1:
         raise ValueError(
             f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of"
@@ -323,12 +340,23 @@ def _open_folder(folder: str, key: str) -> FileSource:
     return FileSource(folder, tuple(sorted(files)))
 
 
-@lru_cache(maxsize=None)
 def environment(path: str) -> Any:
     """Return the open database, a folder or a file, for reading.
 
-    LMDB allows one handle a process, so all sources share it.
+    LMDB allows one handle a process, so all sources and threads share it.
     """
+    with _OPENING:
+        return _open_environment(path)
+
+
+def close_environments() -> None:
+    """Close all databases; :func:`environment` opens them again."""
+    with _OPENING:
+        _open_environment.cache_clear()
+
+
+@cache
+def _open_environment(path: str) -> Any:
     import lmdb
 
     return lmdb.open(
@@ -336,9 +364,20 @@ def environment(path: str) -> Any:
     )
 
 
-# A handle must not be used in a process forked from the one that opened it.
+_OPENING = RLock()
+
+
+def _before_fork() -> None:
+    # A handle must not be used in a process forked from the one that opened it, nor may that process
+    # inherit the lock from a thread it does not have.
+    _OPENING.acquire()
+    close_environments()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=environment.cache_clear)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_OPENING.release, after_in_child=_OPENING.release
+    )
 
 _META_LINE = re.compile(r"(?P<name>.+?)\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\)(\s+\d+)?\s*")
 
@@ -363,6 +402,12 @@ def _open_lmdb(folder: str, key: str) -> LmdbSource:
         raise ValueError(f"{key}: {folder}/meta_info.txt lists no image")
     keys, sizes = zip(*sorted(images), strict=True)
     return LmdbSource(folder, keys, sizes)
+
+
+def file_version(path: str) -> str:
+    """Return a text that changes when a file does: its name, size and time of change."""
+    status = os.stat(path)
+    return f"{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}"
 
 
 def _without_suffix(file: str) -> str:
