@@ -33,7 +33,8 @@ YARDSTICK = "swinir"
 NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     YARDSTICK: (
         64,
-        {"type": "SwinIR", "upscale": 4, "img_size": 64, "window_size": 8, "upsampler": "pixelshuffle"} | _SWINIR,
+        {"type": "SwinIR", "upscale": 4, "img_size": 64, "window_size": 8, "upsampler": "pixelshuffle"}
+        | _SWINIR,
     ),
     "edt_b_x2": (48, {"type": "EDT", "scales": [2]}),
     "edt_t_x2": (48, {"type": "EDT", "scales": [2], "upsampler": "pixelshuffledirect"} | _EDT_T),

@@ -10,9 +10,9 @@ M = B * (windows of an image), D = C / (G * heads) channels of a head. Layers wo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
-import re
 
 import torch
 import torch.nn.functional as F
@@ -268,7 +268,7 @@ class EMT(nn.Module):
         n_layers: int = 6,
         num_heads: int = 3,
         mlp_ratio: float = 2.0,
-        n_GTLs: int = 2,  # noqa: N803 (the release's name)
+        n_GTLs: int = 2,
         window_list: Sequence[Sequence[int]] = ((32, 8), (8, 32)),
         shift_list: Sequence[Sequence[int]] = ((16, 4), (4, 16)),
         upscale: int = 4,

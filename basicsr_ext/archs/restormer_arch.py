@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from . import NETWORKS
 from .layers.checkpoint import checkpointed
@@ -77,7 +78,8 @@ class _ChannelCosines(torch.autograd.Function):
         return cosines
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, length_q, length_k, cosines = ctx.saved_tensors
         # A length at its lower bound is a constant.
         radial = grads[0] * cosines
@@ -147,7 +149,7 @@ class GatedFeedForward(nn.Module):
 def _separately(
     x: Tensor, project: nn.Conv2d, depthwise: nn.Conv2d, parts: int, multiple_of: int = 1
 ) -> list[Tensor]:
-    """Return equal parts of ``depthwise(project(x))`` for x (B, H, W, C), each with zeros up to a multiple."""
+    """Return equal parts of ``depthwise(project(x))`` for x (B, H, W, C), with zeros up to a multiple."""
     width = project.out_channels // parts
     results = []
     for i in range(parts):
@@ -201,7 +203,9 @@ class Resample(nn.Module):
 
     def __init__(self, dim: int, direction: Literal["down", "up"]) -> None:
         super().__init__()
-        width, shuffle = (dim // 2, nn.PixelUnshuffle(2)) if direction == "down" else (2 * dim, nn.PixelShuffle(2))
+        width, shuffle = (
+            (dim // 2, nn.PixelUnshuffle(2)) if direction == "down" else (2 * dim, nn.PixelShuffle(2))
+        )
         self.body = nn.Sequential(nn.Conv2d(dim, width, 3, padding=1, bias=False), shuffle)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,7 +245,7 @@ class Restormer(nn.Module):
         heads: Sequence[int] = (1, 2, 4, 8),
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: str = "WithBias",  # noqa: N803 (the release's name)
+        LayerNorm_type: str = "WithBias",
         dual_pixel_task: bool = False,
         use_checkpoint: bool = False,
         layernorm_type: str | None = None,
