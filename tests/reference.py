@@ -64,6 +64,8 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "EDT": edt,
     "EDTSF": edt,
     "grl": plain,
+    "EMT": plain,
+    "restormer": plain,
 }
 
 
