@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
@@ -207,3 +208,8 @@ def _sound(sample: Batch | SampleError) -> Batch:
 
 def _start_worker(worker: int) -> None:
     run_single_threaded()
+    # A worker inherits its parent's handlers. The parent decides when a run ends; Ctrl-C and what a job
+    # scheduler sends go to all processes alike.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

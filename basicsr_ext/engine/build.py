@@ -222,7 +222,7 @@ class _Builder:
         except Exception as error:
             LOG.debug("at %s", key, exc_info=True)
             # The data package begins its messages with the key inside the section.
-            inner = re.match(r"(dataroot_\w+|meta_info\w*|filename_tmpl|\w+_range): ", str(error))
+            inner = re.match(r"(dataroot_\w+|meta_info\w*|filename_tmpl|\w+_range|cache): ", str(error))
             if inner is not None:
                 self._add(f"{key}.{inner[1]}", str(error)[inner.end() :], expected)
             else:
