@@ -216,8 +216,7 @@ def _save_run(folder: Path) -> None:
     for iteration in (10, 20):
         networks = {"net_g": {"params": _network().state_dict()}}
         checkpointer.save(iteration, networks, {"best": {}, "random": [torch.get_rng_state()]})
-        # A checkpointer that writes in the background has to be waited for.
-        getattr(checkpointer, "finish", lambda: None)()
+        checkpointer.finish()
 
 
 def _run_files() -> dict[str, bytes]:
