@@ -1,4 +1,4 @@
-"""Restore images with trained weights: ``python infer.py -i photos -o restored --weights net_g_latest.pth``."""
+"""Restore images: ``python infer.py -i photos -o restored --weights net_g_latest.pth``."""
 
 from __future__ import annotations
 

@@ -1,17 +1,22 @@
-"""Make basicsr 1.4.2 importable beside today's torchvision.
+"""Make basicsr 1.4.2 importable beside today's torchvision, and our networks known to it.
 
 ``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, which torchvision
-removed in 0.17. :func:`install` supplies that module with the one function basicsr takes from it. It
+removed in 0.17. :func:`install` supplies that module with the one function basicsr takes from it. It also
+has our networks join basicsr's ``ARCH_REGISTRY`` once ``basicsr.archs`` is imported, whoever imports it. It
 imports neither torch nor basicsr, so it costs nothing before an option file has been checked.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 _MISSING_MODULE = "torchvision.transforms.functional_tensor"
+_NETWORKS_OF_BASICSR = "basicsr.archs"
 
 
 def _rgb_to_grayscale(img: Any, num_output_channels: int = 1) -> Any:
@@ -22,10 +27,48 @@ def _rgb_to_grayscale(img: Any, num_output_channels: int = 1) -> Any:
 
 
 def install() -> None:
-    """Register the module basicsr needs; calling it again changes nothing."""
-    if _MISSING_MODULE in sys.modules:
-        return
-    # A real module object: torch's introspection walks sys.modules and trips over lazy stand-ins.
-    module = ModuleType(_MISSING_MODULE, "The part of torchvision's removed module that basicsr uses.")
-    module.rgb_to_grayscale = _rgb_to_grayscale  # type: ignore[attr-defined]
-    sys.modules[_MISSING_MODULE] = module
+    """Supply the module basicsr needs and watch for its networks; calling it again changes nothing."""
+    if _MISSING_MODULE not in sys.modules:
+        # A real module object: torch's introspection walks sys.modules and trips over lazy stand-ins.
+        module = ModuleType(_MISSING_MODULE, "The part of torchvision's removed module that basicsr uses.")
+        module.rgb_to_grayscale = _rgb_to_grayscale  # type: ignore[attr-defined]
+        sys.modules[_MISSING_MODULE] = module
+    if _NETWORKS_OF_BASICSR in sys.modules:
+        _join_basicsr()
+    elif not any(isinstance(finder, _JoinOnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _JoinOnImport())
+
+
+class _JoinOnImport(MetaPathFinder):
+    """Import ``basicsr.archs`` as usual, then add our networks to its registry.
+
+    Adding them when ``basicsr_ext`` is imported would load torch and basicsr at once.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the module's usual spec, its loader extended."""
+        if fullname != _NETWORKS_OF_BASICSR:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_join(module: ModuleType) -> None:
+                execute(module)
+                _join_basicsr()
+
+            # Only this spec's loader object changes; its type keeps inspect and pkgutil working.
+            spec.loader.exec_module = execute_and_join  # type: ignore[method-assign]
+        return spec
+
+
+def _join_basicsr() -> None:
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    from .archs import NETWORKS
+
+    for name, network in NETWORKS.own().items():
+        if name not in ARCH_REGISTRY:
+            ARCH_REGISTRY._do_register(name, network)

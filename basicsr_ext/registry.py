@@ -52,11 +52,11 @@ class Registry:
     def own(self) -> dict[str, Callable[..., Any]]:
         """Return ours by name."""
         if not self._scanned:
-            self._scanned = True
             package = import_module(self._package)
             for module in iter_modules(package.__path__):
                 if module.name.endswith(self._suffix):
                     import_module(f"{self._package}.{module.name}")
+            self._scanned = True  # not before: a module that fails to import must fail again, not vanish
         return dict(self._own)
 
     def find(self, name: str) -> Callable[..., Any]:

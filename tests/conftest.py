@@ -1,78 +1,29 @@
-"""Option files small enough for tests: real networks, real photographs, seconds of training."""
+"""Fixtures that several parts of the tests use."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from helpers import run_command
+from hypothesis import settings
 
-ROOT = Path(__file__).parent.parent
+import basicsr_ext  # noqa: F401 (before any test imports basicsr)
 
-
-def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
-    """Return options for a tiny EDT x2 in three stages; ``train`` adds keys to that section."""
-    return {
-        "name": "tiny",
-        "scale": 2,
-        "num_gpu": 0,
-        "manual_seed": 3,
-        "datasets": {
-            "train": {
-                "type": "SampleImages",
-                "num_worker_per_gpu": 0,
-                "stages": [
-                    {"iters": 3, "gt_size": 16, "batch_size_per_gpu": 4},
-                    {"iters": 2, "gt_size": 32, "batch_size_per_gpu": 2},
-                    {"iters": 3, "gt_size": 48, "batch_size_per_gpu": 2},
-                ],
-            },
-            "val": {"type": "SampleImages", "split": "val", "name": "photos"},
-        },
-        "network_g": {
-            "type": "EDT",
-            "scales": [2],
-            "window_size": [2, 8],
-            "num_feat": 4,
-            "embed_dim": 12,
-            "depths": [2],
-            "num_heads": [2],
-            "upsampler": "pixelshuffledirect",
-            "drop_path_rate": 0.0,
-        },
-        "path": {"experiments_root": str(folder)},
-        "train": {
-            "total_iter": 8,
-            "optim_g": {"type": "Adam", "lr": 1e-3},
-            "scheduler": {"type": "MultiStepLR", "milestones": [5], "gamma": 0.5},
-            "pixel_opt": {"type": "L1Loss"},
-            "ema_decay": 0.9,
-            **train,
-        },
-        "val": {
-            "val_freq": 8,
-            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}},
-        },
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
-    }
+# Time limits on examples would fail at random on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
-def run_command(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command of the repository in its root, on one thread a process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Use one thread: threads that share the tests' small tensors wait for each other on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

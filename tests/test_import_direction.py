@@ -3,8 +3,9 @@
 import ast
 from pathlib import Path
 
-import basicsr_ext
 import pytest
+
+import basicsr_ext
 
 PACKAGE = Path(basicsr_ext.__file__).parent
 SHARED = {"registry", "compat"}

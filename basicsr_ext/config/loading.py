@@ -25,7 +25,7 @@ PHASES = ("train", "val", "test")
 
 def load_options(
     source: str | os.PathLike[str] | Mapping[str, Any],
-    overrides: Iterable[str] | None = (),
+    overrides: str | Iterable[str] | None = (),
     *,
     phases: Collection[str] = PHASES,
 ) -> Options:
@@ -33,7 +33,7 @@ def load_options(
 
     Args:
         source: the file, or its content as a mapping (which is left unchanged).
-        overrides: ``a:b:c=VALUE``, where VALUE is YAML, as ``--force_yml`` takes them.
+        overrides: ``a:b:c=VALUE``, where VALUE is YAML, as ``--force_yml`` takes them; one or several.
         phases: data sets whose folders have to exist: any of ``train``, ``val``, ``test``.
 
     Returns:
@@ -48,7 +48,7 @@ def load_options(
     else:
         file = os.fspath(source)
         document = _from_file(file)
-    apply_overrides(document, overrides or ())
+    apply_overrides(document, [overrides] if isinstance(overrides, str) else overrides or ())
     options, problems, places = _check(document, phases)
     source_map = SourceMap(file, places)
     if options is None:
@@ -70,7 +70,7 @@ def _check(
     facts = Facts(repaired.mapping, document.unusable | {problem.key for problem in mistyped})
     problems += check_relations(facts)
     problems += check_paths(facts, phases)
-    return (None if problems else options), problems, repaired.places
+    return (None if problems else options), list(dict.fromkeys(problems)), repaired.places
 
 
 def _in_file_order(problems: list[Problem], source: SourceMap) -> list[Problem]:

@@ -160,6 +160,10 @@ class TrainKeys(Section):
     )
     num_prefetch_queue: PositiveInt = Field(default=2, description="Batches each worker prepares ahead.")
     pin_memory: bool = Field(default=True, description="Page-locked batches for faster copies to a GPU.")
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="An image that cannot be used ends the run, or another one takes its place.",
+    )
     stages: list[Stage] | None = Field(
         default=None, min_length=1, description="Progressive learning, stage by stage."
     )

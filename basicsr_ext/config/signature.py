@@ -28,6 +28,8 @@ def check_arguments(
     kwargs: Mapping[str, Any],
     key: str,
     supplied: Collection[str] = (),
+    *,
+    allow_extra: bool = True,
 ) -> list[Problem]:
     """Compare keyword arguments with a constructor's signature.
 
@@ -36,17 +38,22 @@ def check_arguments(
         kwargs: the arguments an option file gives.
         key: dotted key under which they stand (``network_g``).
         supplied: names of arguments the caller adds itself (``params`` of an optimizer).
+        allow_extra: whether a ``**kwargs`` of the constructor may take unknown names; false where it is
+            known to ignore them.
 
     Returns:
         A problem for each unknown argument, each missing one, and each value that does not fit its
-        annotation; annotations that no YAML value can meet are not checked.
+        annotation; annotations that no YAML value can meet are not checked. Without annotation, text
+        is refused where the default is a number or a boolean.
     """
     try:
         parameters = inspect.signature(constructor).parameters
     except (TypeError, ValueError):
         return []  # Compiled code may have no signature to compare with.
     name = getattr(constructor, "__name__", str(constructor))
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_any = allow_extra and any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     named = {
         word: parameter
         for word, parameter in parameters.items()
@@ -63,11 +70,16 @@ def check_arguments(
         fix = suggestion or f"known: {', '.join(free) or 'none'}"
         problems.append(Problem(f"{key}.{word}", "an unknown key", f"an argument of {name}", fix))
     problems += [Problem(f"{key}.{word}", "nothing", f"a value, which {name} needs") for word in missing]
-    adapters = argument_types(constructor)
-    for word, value in kwargs.items():
-        none_is_default = value is None and word in free and named[word].default is None
-        if word in free and word in adapters and not none_is_default:
-            problems += _check_value(value, *adapters[word], f"{key}.{word}")
+    types_by_name = argument_types(constructor)
+    for word in [word for word in kwargs if word in free]:
+        value, default = kwargs[word], named[word].default
+        if word in types_by_name and not (value is None and default is None):
+            problems += _check_value(value, *types_by_name[word], f"{key}.{word}")
+        elif isinstance(default, bool | int | float) and isinstance(value, str):
+            # Most of basicsr is not annotated, and text such as 'no' counts as true wherever it is tested.
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            expected = f"{kind}, like the default {show(default)}"
+            problems.append(Problem(f"{key}.{word}", show(value), expected))
     return problems
 
 

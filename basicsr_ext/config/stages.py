@@ -148,7 +148,7 @@ def _check_largest(facts: Facts, values_key: str, largest_key: str) -> Iterator[
 def _check_sum(facts: Facts, key: str, lengths: list[str]) -> Iterator[Problem]:
     total = facts.get("train.total_iter")
     iterations = [facts.get(length) for length in lengths]
-    if total is None or None in iterations or sum(iterations) == total:
+    if total is None or not iterations or None in iterations or sum(iterations) == total:
         return
     yield Problem(
         key,

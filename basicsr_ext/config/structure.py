@@ -41,7 +41,9 @@ def model_for(annotation: Any, value: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (Union, UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
         return model_for(members[0], value) if len(members) == 1 else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    # Python 3.10 takes list[int] for a class.
+    plain = isinstance(annotation, type) and get_origin(annotation) is None
+    return annotation if plain and issubclass(annotation, BaseModel) else None
 
 
 def _tagged(union: Any, tag: Hashable) -> type[BaseModel] | None:
@@ -151,14 +153,19 @@ def _required(model: type[BaseModel]) -> list[str]:
 
 def _suggest(key: str, value: dict[str, Any], model: type[BaseModel]) -> str | None:
     if model is Datasets:
-        phases = [phase for phase in ("train", "val", "test") if key.lower().startswith(phase[:3])]
-        number = re.search(r"_?(\d+)\Z", key)
-        phase = phases[0] if phases else closest(key, ["train", "val", "test"])
-        return f"{phase}_{number[1]}" if phase in ("val", "test") and number else phase
+        return _suggest_set(key)
     missing = [name for name in _required(model) if name not in value]
     if model.model_config.get("extra") == "allow":
         return closest(key, missing)
     return closest(key, missing) or closest(key, model.model_fields)
+
+
+def _suggest_set(key: str) -> str | None:
+    word, number = re.fullmatch(r"(.*?)(?:_?(\d+))?", key, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    phases = ["train", "val", "test"]
+    begun = [phase for phase in phases if word.lower().startswith(phase[:3])]
+    phase = begun[0] if begun else closest(word, phases)
+    return f"{phase}_{number}" if phase in ("val", "test") and number else phase
 
 
 def _unknown(

@@ -25,7 +25,10 @@ from .transforms import ToTensor, random_corner, random_orientation
 
 
 class SampleError(RuntimeError):
-    """A sample or item that cannot be made; the message names its number and its file."""
+    """A sample or item that cannot be made; the message, one line, names its number and its file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class LowQuality(ABC):

@@ -24,6 +24,7 @@ from ..config.errors import nearest
 from ..config.schema import Spec
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.datasets import check_sizes
+from ..data.replacing import Replacing
 from ..data.sampling import Stage
 from ..losses import LOSSES
 from ..metrics import METRICS
@@ -149,11 +150,9 @@ class _Builder:
             if stage.batch_size_total is not None:
                 batch, rest = divmod(stage.batch_size_total, share)
                 if rest or not batch:
-                    self._add(
-                        f"datasets.train.stages.{number}.batch_size_total",
-                        str(stage.batch_size_total),
-                        f"a multiple of {share} ({world_size} processes x train.grad_accum {train.grad_accum})",
-                    )
+                    ranks = f"{world_size} processes x train.grad_accum {train.grad_accum}"
+                    key = f"datasets.train.stages.{number}.batch_size_total"
+                    self._add(key, str(stage.batch_size_total), f"a multiple of {share} ({ranks})")
                     continue
             assert batch is not None, "the loader requires one of the two batch sizes"
             stages.append(Stage(stage.iters, stage.gt_size, batch))
@@ -167,7 +166,12 @@ class _Builder:
             dataset = build_train_dataset(
                 option, option.scale or self.options.scale, self.options.manual_seed
             )
-            self.problems += check_sizes(dataset, largest)
+            problems = check_sizes(dataset, largest)
+            if option.on_bad_sample == "skip":
+                for problem in problems:
+                    LOG.warning("%s; others take their places", problem.line(self.options.source))
+                return Replacing(dataset, self.options.manual_seed)
+            self.problems += problems
             return dataset
 
     def eval_sets(self, phase: Literal["val", "test"]) -> dict[str, Any]:
@@ -199,7 +203,9 @@ class _Builder:
     def _arguments_wrong(
         self, constructor: Callable[..., Any], spec: Spec, key: str, supplied: tuple[str, ...] = ()
     ) -> bool:
-        problems = check_arguments(constructor, spec.kwargs, key, supplied)
+        # basicsr's **kwargs swallow whatever they do not know: a typo must not pass there.
+        foreign = not constructor.__module__.startswith(("basicsr.", "basicsr_ext."))
+        problems = check_arguments(constructor, spec.kwargs, key, supplied, allow_extra=foreign)
         self.problems += problems
         return bool(problems)
 

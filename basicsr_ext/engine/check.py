@@ -16,6 +16,8 @@ from .measure import StepCost, step_cost
 from .progress import duration
 from .validator import Evaluation
 
+_PIPE_WIDTH = 160
+
 
 def print_check(options: Options, parts: Parts, ranks: int, device: torch.device) -> bool:
     """Print parameters, data sets, the stage table and the cost of the largest stage's step.
@@ -23,7 +25,7 @@ def print_check(options: Options, parts: Parts, ranks: int, device: torch.device
     Returns:
         False if the largest stage was tried on a GPU and does not fit.
     """
-    console = Console()
+    console = _console()
     parameters = sum(parameter.numel() for parameter in parts.network.parameters())
     console.print(
         f"{options.name}: {options.network_g.type}, {parameters:,} parameters ({parameters / 1e6:.2f} M)"
@@ -46,9 +48,8 @@ def print_check(options: Options, parts: Parts, ranks: int, device: torch.device
         )
         return device.type != "cuda"
     console.print(f"One step of the largest stage ({where}): {_describe(cost)}")
-    console.print(
-        f"Whole run on this machine: about {duration(_run_seconds(cost, largest, parts.stages, train.grad_accum))}"
-    )
+    seconds = _run_seconds(cost, largest, parts.stages, train.grad_accum)
+    console.print(f"Whole run on this machine: about {duration(seconds)}")
     return True
 
 
@@ -59,7 +60,9 @@ def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
         table.add_column(heading, justify="right")
     share = ranks * grad_accum
     pixels = [stage.iters * stage.batch_size * stage.gt_size**2 for stage in stages]
+    iters = sum(stage.iters for stage in stages)
     for number, stage in enumerate(stages, start=1):
+        of_time, of_work = 100 * stage.iters / iters, 100 * pixels[number - 1] / sum(pixels)
         table.add_row(
             str(number),
             f"{stage.iters:,}",
@@ -67,7 +70,7 @@ def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
             str(stage.batch_size),
             str(stage.batch_size * share),
             f"{stage.iters * stage.batch_size * share:,}",
-            f"{100 * stage.iters / sum(s.iters for s in stages):.1f}% ({100 * pixels[number - 1] / sum(pixels):.1f}% of pixels)",
+            f"{of_time:.1f}% ({of_work:.1f}% of pixels)",
         )
     return table
 
@@ -86,7 +89,13 @@ def print_scores(results: Mapping[str, Evaluation]) -> None:
         for metric, value in result.scores.items():
             bicubic = f"{result.bicubic[metric]:.4f}" if metric in result.bicubic else ""
             table.add_row(name, metric, f"{value:.4f}", bicubic)
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Return a console that does not squeeze tables into 80 columns where there is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 def _describe(cost: StepCost) -> str:

@@ -22,6 +22,11 @@ from ..config.schema import Dist
 
 Launcher = Literal["none", "pytorch", "slurm"]
 _DEFAULT_PORT = 29500
+_CPU = torch.device("cpu")
+
+
+class LaunchError(RuntimeError):
+    """The processes were not started as the command line says."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     @property
     def is_main(self) -> bool:
@@ -103,11 +108,11 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
         dist: backend and port, where the option file names them.
 
     Raises:
-        RuntimeError: ``launcher`` is ``pytorch`` or ``slurm`` but its variables are not set.
+        LaunchError: ``launcher`` is ``pytorch`` or ``slurm`` but its variables are not set.
     """
     _adopt_slurm_variables(launcher, dist.port)
     if launcher == "pytorch" and "WORLD_SIZE" not in os.environ:
-        raise RuntimeError("--launcher pytorch: start with 'torchrun --nproc_per_node=N train.py …'")
+        raise LaunchError("--launcher pytorch: start with 'torchrun --nproc_per_node=N train.py …'")
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if num_gpu != 0 and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
@@ -117,7 +122,12 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
     if size == 1:
         yield World(device=device)
         return
-    distributed.init_process_group(dist.backend or ("nccl" if device.type == "cuda" else "gloo"))
+    # Signals and checkpoints exchange a few values in host memory, gradients go by the GPUs' own links.
+    backend = "gloo" if device.type == "cpu" or dist.backend == "gloo" else "cpu:gloo,cuda:nccl"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    # torchrun may hand a restarted run the store of the failed attempt, with addresses nobody answers at.
+    attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield World(rank, size, device)
     finally:
@@ -127,6 +137,19 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
 def world_size() -> int:
     """Return the number of processes of the run, before they have joined."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def restarted() -> bool:
+    """Say whether torchrun (``--max-restarts``) or SLURM (requeue) has started this run before."""
+    counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Say whether ``error`` only reports that another rank is gone; that rank says why."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error) and "onnection" in str(error)
 
 
 def is_main_process() -> bool:
@@ -142,7 +165,7 @@ def _adopt_slurm_variables(launcher: Launcher, port: int | None = None) -> None:
         slurm = {name: os.environ[name] for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")}
         nodes = os.environ["SLURM_NODELIST"]
     except KeyError as missing:
-        raise RuntimeError(f"--launcher slurm: {missing.args[0]} is not set; start with srun") from None
+        raise LaunchError(f"--launcher slurm: {missing.args[0]} is not set; start with srun") from None
     os.environ["RANK"] = slurm["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = slurm["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = slurm["SLURM_LOCALID"]
@@ -154,5 +177,5 @@ def first_slurm_node(nodelist: str) -> str:
     """Return the first host of SLURM's compact list: ``gpu[03-07,11],login`` gives ``gpu03``."""
     match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodelist)
     if match is None:
-        raise RuntimeError(f"SLURM_NODELIST names no host: {nodelist!r}")
+        raise LaunchError(f"SLURM_NODELIST names no host: {nodelist!r}")
     return match.group(1) + (match.group(2) or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -17,8 +17,8 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = deepcopy(network).eval().requires_grad_(False)
-        self._source = list(network.parameters())
-        self._average = list(self.network.parameters())
+        self._source: list[Tensor] = list(network.parameters())
+        self._average: list[Tensor] = list(self.network.parameters())
         self._source_buffers = list(network.buffers())
         self._average_buffers = list(self.network.buffers())
 

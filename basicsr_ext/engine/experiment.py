@@ -41,7 +41,8 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
                 return None, [], [_folder_problem(folder, "path.resume_state")]
             return find_checkpoint(state), [], []
         if auto_resume:
-            return *Checkpointer(folder).newest(), []
+            checkpoint, warnings = Checkpointer(folder).newest()
+            return checkpoint, warnings, []
     except CheckpointError as error:
         key = "path.resume_state" if options.path.resume_state is not None else "name"
         return None, [], [Problem(key, str(error), "an intact checkpoint")]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Options
-from .checkpoint import write_atomically
+from .files import write_atomically
 
 LOG = logging.getLogger("basicsr_ext")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -64,7 +64,7 @@ class RunLogger:
             purge = iteration + 1 if iteration else None
             self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=purge)
         if options.logger.wandb is not None and options.logger.wandb.project:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             settings = options.logger.wandb
             self._wandb = wandb.init(

@@ -11,7 +11,7 @@ from ..archs import build_network
 from ..archs.weights import load_weights
 from ..config import Options
 from ..data.images import read_image, write_image
-from ..data.sources import list_images
+from ..data.sources import open_source
 from .restore import restore
 
 
@@ -31,11 +31,15 @@ def restore_files(
     network = build_network({"type": options.network_g.type, **options.network_g.kwargs})
     load_weights(network, weights, param_key=options.path.param_key_g)
     network.to(device).eval()
-    names = [Path(source.name)] if source.is_file() else [Path(name) for name in list_images(source)]
-    folder = source.parent if source.is_file() else source
-    for name in names:
-        restored = restore(network, read_image(folder / name), options.scale, tile)
-        path = (target / name).with_suffix(".png")
+    if source.is_file():
+        files = [source]
+    else:
+        images = open_source(str(source), "input")
+        files = [Path(images.path(index)) for index in range(len(images))]
+    for file in files:
+        restored = restore(network, read_image(file), options.scale, tile)
+        inside = file.name if file == source else file.relative_to(source)
+        path = (target / inside).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, restored)
         yield path

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.resize import downscale
-
-# Time limits on examples would fail at random on a busy machine.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 Textures = Callable[..., np.ndarray]
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, run_command, tiny_options
+from helpers import ROOT, run_command, tiny_options
 
 
 def losses_of(folder):

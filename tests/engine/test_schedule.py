@@ -1,17 +1,18 @@
-"""Learning rates are pure functions of the iteration, equal to BasicSR's and Restormer's at every iteration."""
+"""Learning rates are pure functions of the iteration, equal to BasicSR's and Restormer's."""
 
 import math
 from types import SimpleNamespace
 
-import basicsr_ext  # noqa: F401 (makes basicsr importable)
 import pytest
 import torch
 from basicsr.models import lr_scheduler
 from basicsr.models.base_model import BaseModel
-from basicsr_ext.config.schema import Spec
-from basicsr_ext.engine.schedule import learning_rate, stage_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import basicsr_ext  # noqa: F401 (makes basicsr importable)
+from basicsr_ext.config.schema import Spec
+from basicsr_ext.engine.schedule import learning_rate, stage_of
 
 TOTAL = 60
 increasing = st.lists(st.integers(1, TOTAL), max_size=4).map(sorted)
@@ -76,10 +77,11 @@ class RestormerCyclic(torch.optim.lr_scheduler.LRScheduler):
 
     def get_lr(self):
         step = self.last_epoch
-        for number, (period, weight, low) in enumerate(self.cycles):
-            if step <= period or number == len(self.cycles) - 1:
-                break
-            step -= period
+        cycle = 0
+        while step > self.cycles[cycle][0]:
+            step -= self.cycles[cycle][0]
+            cycle += 1
+        period, weight, low = self.cycles[cycle]
         fall = 1 + math.cos(math.pi * (step / period))
         return [low + weight * 0.5 * (base - low) * fall for base in self.base_lrs]
 

@@ -1,11 +1,12 @@
-"""Our trainer computes what basicsr's SRModel computes: same network, weights, batches; float32 on the CPU."""
+"""Our trainer computes what basicsr's SRModel computes from the same network, weights and batches."""
 
 import copy
 
-import basicsr_ext  # noqa: F401 (makes basicsr importable)
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
+
+import basicsr_ext  # noqa: F401 (makes basicsr importable)
 from basicsr_ext.config import load_options
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.distributed import World
@@ -73,6 +74,7 @@ def test_ten_iterations_end_with_the_same_weights_and_average(trainer):
         theirs.optimize_parameters(iteration)
         losses.append((float(trainer._last_losses["l_pix"]), theirs.log_dict["l_pix"]))
 
+    trainer.save()  # takes the last step into the average
     ours, ours_average = trainer.model.network, trainer.average.network
     assert_equal(ours.state_dict(), theirs.net_g.state_dict())
     assert_equal(ours_average.state_dict(), theirs.net_g_ema.state_dict())

@@ -1,0 +1,109 @@
+"""What is wrong with types, arguments, weights and data is found before the first iteration, all at once."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_options
+
+from basicsr_ext import build_network, load_options
+from basicsr_ext.config import OptionError
+from basicsr_ext.engine.build import build_parts
+
+
+def problems_of(options):
+    with pytest.raises(OptionError) as caught:
+        build_parts(load_options(options), 1, training=True)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "expected"),
+    [
+        ("network_g", {"type": "SwinIR", "upscale": 2, "embed_dm": 60}, "embed_dim"),
+        ("metric", {"type": "calculate_psnr", "crop_border": 2, "test_y_chanel": True}, "test_y_channel"),
+        ("pixel_opt", {"type": "L1Loss", "los_weight": 2}, "loss_weight"),
+        ("optim_g", {"type": "Adam", "lr": 1e-3, "beta": [0.9, 0.99]}, "betas"),
+    ],
+)
+def test_a_misspelt_argument_is_found_even_where_basicsr_would_swallow_it(tmp_path, section, key, expected):
+    options = tiny_options(tmp_path)
+    if section == "network_g":
+        options["network_g"] = key
+    elif section == "metric":
+        options["val"]["metrics"]["psnr"] = key
+    else:
+        options["train"][section] = key
+    (line,) = problems_of(options)
+    assert f"did you mean {expected!r}?" in line
+
+
+def test_weights_of_another_network_are_refused_with_the_keys_that_do_not_fit(tmp_path):
+    options = tiny_options(tmp_path)
+    other = {**options["network_g"], "embed_dim": 16}
+    torch.save({"params": build_network(other).state_dict()}, tmp_path / "other.pth")
+    options["path"]["pretrain_network_g"] = str(tmp_path / "other.pth")
+    (line,) = problems_of(options)
+    assert line.startswith("options: path.pretrain_network_g: ")
+    assert "body.norm.weight" in line
+
+
+def test_a_pickle_that_would_run_code_is_refused_as_weights(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Exploit:
+        def __reduce__(self):
+            return open, (str(marker), "w")
+
+    torch.save({"params": Exploit()}, tmp_path / "evil.pth")
+    options = tiny_options(tmp_path)
+    options["path"]["pretrain_network_g"] = str(tmp_path / "evil.pth")
+    (line,) = problems_of(options)
+    assert "path.pretrain_network_g" in line
+    assert not marker.exists()
+
+
+def test_an_image_smaller_than_the_largest_patch_is_named(tmp_path):
+    (tmp_path / "gt").mkdir()
+    for name, side in (("large", 64), ("small", 40)):
+        cv2.imwrite(str(tmp_path / f"gt/{name}.png"), np.zeros((side, side, 3), np.uint8))
+    options = tiny_options(tmp_path / "run")
+    del options["datasets"]["val"], options["val"]
+    options["datasets"]["train"] |= {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "gt")}
+    (line,) = problems_of(options)
+    assert "small.png" in line
+    assert "large.png" not in line
+
+
+def test_a_plugin_that_cannot_be_imported_is_one_problem(tmp_path):
+    options = tiny_options(tmp_path)
+    options["plugins"] = ["no_such_plugin"]
+    (line,) = problems_of(options)
+    assert line.startswith("options: plugins.0: found ModuleNotFoundError")
+
+
+def test_a_plugin_can_bring_a_network(tmp_path, monkeypatch):
+    (tmp_path / "my_plugin.py").write_text(
+        "from basicsr.utils.registry import ARCH_REGISTRY\n"
+        "from torch import nn\n"
+        "@ARCH_REGISTRY.register()\n"
+        "class PluginNet(nn.Sequential):\n"
+        "    def __init__(self, width: int):\n"
+        "        super().__init__(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 12, 3, padding=1),\n"
+        "                         nn.PixelShuffle(2))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = tiny_options(tmp_path / "run")
+    options["plugins"] = ["my_plugin"]
+    options["network_g"] = {"type": "PluginNet", "width": 4}
+    parts = build_parts(load_options(copy.deepcopy(options)), 1, training=True)
+    assert type(parts.network).__name__ == "PluginNet"
+
+
+def test_evaluation_sets_need_different_names(tmp_path):
+    options = tiny_options(tmp_path)
+    options["datasets"]["val_2"] = dict(options["datasets"]["val"])
+    (line,) = problems_of(options)
+    assert "datasets.val_2.name: found 'photos', expected a name no other set has" in line

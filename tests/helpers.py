@@ -1,0 +1,73 @@
+"""Option files small enough for tests: real networks, real photographs, seconds of training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
+    """Return options for a tiny EDT x2 in three stages; ``train`` adds keys to that section."""
+    return {
+        "name": "tiny",
+        "scale": 2,
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "datasets": {
+            "train": {
+                "type": "SampleImages",
+                "num_worker_per_gpu": 0,
+                "stages": [
+                    {"iters": 3, "gt_size": 16, "batch_size_per_gpu": 4},
+                    {"iters": 2, "gt_size": 32, "batch_size_per_gpu": 2},
+                    {"iters": 3, "gt_size": 48, "batch_size_per_gpu": 2},
+                ],
+            },
+            "val": {"type": "SampleImages", "split": "val", "name": "photos"},
+        },
+        "network_g": {
+            "type": "EDT",
+            "scales": [2],
+            "window_size": [2, 8],
+            "num_feat": 4,
+            "embed_dim": 12,
+            "depths": [2],
+            "num_heads": [2],
+            "upsampler": "pixelshuffledirect",
+            "drop_path_rate": 0.0,
+        },
+        "path": {"experiments_root": str(folder)},
+        "train": {
+            "total_iter": 8,
+            "optim_g": {"type": "Adam", "lr": 1e-3},
+            "scheduler": {"type": "MultiStepLR", "milestones": [5], "gamma": 0.5},
+            "pixel_opt": {"type": "L1Loss"},
+            "ema_decay": 0.9,
+            **train,
+        },
+        "val": {
+            "val_freq": 8,
+            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}},
+        },
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+    }
+
+
+def run_command(
+    *arguments: str | Path, timeout: float = 300, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, by default in the repository's root, on one thread a process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
