@@ -160,8 +160,9 @@ def compare_samples(folder: Path, rounds: int) -> None:
         "ours, store compressed as png": (_ours(folder / "GT-png.store", folder / "LQ-png.store"), 100),
         "ours, store, LQ made on the fly": (_ours(folder / "GT.store", None), 300),
         "ours, store": (_ours(folder / "GT.store", folder / "LQ.store"), 2000),
-        "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True), 2000),
-        "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, False), 2000),
+        "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True, True), 2000),
+        "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, True, False), 2000),
+        "plain copy in memory, never flipped": (partial(plain_copy, arrays, False, False), 2000),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
@@ -180,13 +181,13 @@ def compare_samples(folder: Path, rounds: int) -> None:
     Console().print(table)
 
 
-def plain_copy(arrays: Sequence[Sequence[np.ndarray]], tensors: bool, number: int) -> object:
+def plain_copy(arrays: Sequence[Sequence[np.ndarray]], flips: bool, tensors: bool, number: int) -> object:
     """Return the crops that our data set would, from arrays in memory, with numpy alone."""
     rng = sample_rng(0, number)
     gt, lq = (images[number % len(images)] for images in arrays)
     size = PATCH // SCALE
     top, left = random_corner(rng, lq.shape[0], lq.shape[1], size)
-    orientation = random_orientation(rng, hflip=True, rotate=True)
+    orientation = random_orientation(rng, hflip=flips, rotate=flips)
     crops = (
         gt[top * SCALE : (top + size) * SCALE, left * SCALE : (left + size) * SCALE],
         lq[top : top + size, left : left + size],
@@ -328,12 +329,13 @@ def measure_for_scale(folder: Path, rounds: int) -> None:
     table = _table("images of 469x387 pixels", "ms of CPU", "a second")
     files = sorted((folder / "imagenet").iterdir())
     contents = iter([file.read_bytes() for file in files] * rounds)
-    small = _ours(folder / "imagenet.store", None)
+    small, decoded = (_ours(folder / name, None) for name in ("imagenet.store", "imagenet"))
     numbers = iter(range(10**9))
     for _ in range(4 * len(files)):
         small(next(numbers))
     for name, make in (
         ("decode a JPEG file", lambda: decode_image(next(contents), "jpeg")),
+        ("sample from JPEG files, LQ made on the fly", lambda: decoded(next(numbers))),
         ("sample from a store, LQ made on the fly", lambda: small(next(numbers))),
     ):
         spent = statistics.median(_seconds(make) for _ in range(rounds * len(files)))
