@@ -163,7 +163,8 @@ class TrainPairs(Dataset[dict[str, Any]]):
                 "k": request.k,
             }
         except Exception as error:
-            raise SampleError(f"sample {request.k}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"sample {request.k}, {path}: {reason}") from error
 
     def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:
         scale = self.pairs.scale
@@ -200,7 +201,8 @@ class EvalPairs(Dataset[dict[str, Any]]):
         try:
             images = self._images(index)
         except Exception as error:
-            raise SampleError(f"image {index}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"image {index}, {path}: {reason}") from error
         item: dict[str, Any] = {side: pairs.to_tensor(image) for side, image in images.items()}
         if pairs.gt is not None:
             item["gt_path"] = path
