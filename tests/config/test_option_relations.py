@@ -209,6 +209,18 @@ def test_an_lmdb_is_a_folder_of_that_name_with_its_files(paired, folders, compla
     )
 
 
+def test_a_store_must_have_been_packed_to_its_end(paired, folders, complaints):
+    text = paired.replace("dataroot_gt: hr", "dataroot_gt: hr.store")
+    (line,) = complaints(text)
+    assert "does not exist), expected a complete store (a folder with meta.yml, images.txt)" in line
+    (folders / "hr.store").mkdir()
+    (line,) = complaints(text)
+    assert "found 'hr.store', which lacks images.txt, expected a complete store" in line
+    assert "start scripts/make_store.py" in line
+    (folders / "hr.store" / "images.txt").touch()
+    assert complaints(text) == []
+
+
 def test_missing_files_are_named(paired, folders, complaints):
     (folders / "net_g_5.pth").touch()
     text = paired.replace("    gt_size", "    meta_info_file: names.txt\n    gt_size")
