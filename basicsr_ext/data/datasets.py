@@ -21,7 +21,7 @@ from .images import ImageError
 from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
 from .sources import ImageSource, first_few
-from .transforms import ToTensor, random_corner, random_orientation
+from .transforms import Orientation, ToTensor, random_corner, random_orientation
 
 
 class SampleError(RuntimeError):
@@ -43,6 +43,23 @@ class LowQuality(ABC):
     @abstractmethod
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
         """Return the whole low-quality image, always the same one."""
+
+    def laid_crop(
+        self,
+        index: int,
+        gt: np.ndarray,
+        top: int,
+        left: int,
+        size: int,
+        orientation: Orientation,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Return the crop at (top, left) of the upright image, laid like the ground truth's.
+
+        Overridden where the low quality has a direction of its own: rain falls downwards, whichever
+        way the photograph lies.
+        """
+        return orientation.apply(self.crop(index, gt, top, left, size, rng))
 
     def path(self, index: int) -> str | None:
         """Return what messages call the stored image, if there is one."""
@@ -173,9 +190,9 @@ class TrainPairs(Dataset[dict[str, Any]]):
         rng = sample_rng(self.seed, request.k)
         top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
         orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
-        lq = self.pairs.lq.crop(request.index, gt, top, left, size, rng)
+        lq = self.pairs.lq.laid_crop(request.index, gt, top, left, size, orientation, rng)
         window = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-        return orientation.apply(gt[window]), orientation.apply(lq)
+        return orientation.apply(gt[window]), lq
 
 
 class EvalPairs(Dataset[dict[str, Any]]):

@@ -42,6 +42,14 @@ class Orientation:
             image = image[::-1]
         return image.transpose(1, 0, 2) if self.transpose else image
 
+    def corner(self, top: int, left: int, size: int, height: int, width: int) -> tuple[int, int]:
+        """Return where the square crop at (top, left) of a height x width image lies once it is laid."""
+        if self.hflip:
+            left = width - left - size
+        if self.vflip:
+            top = height - top - size
+        return (left, top) if self.transpose else (top, left)
+
     def undo(self, image: np.ndarray) -> np.ndarray:
         """Return a view that :meth:`apply` turns into ``image``."""
         if self.transpose:
