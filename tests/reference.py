@@ -37,13 +37,9 @@ def run(fixture: Any) -> dict[str, np.ndarray]:
 def edt(fixture: Any) -> dict[str, np.ndarray]:
     """Run EDT: a list of images, one a task, in; a list out."""
     options = {key.lower(): value for key, value in fixture.kwargs.items()}
-    net = build(
-        fixture,
-        type="EDT",
-        **options,
-        full_resolution=fixture.meta.get("file", "").endswith("edtsf.py"),
-        drop_path_rate=0.0,  # random, so never part of a recorded result
-    )
+    options["full_resolution"] = fixture.meta.get("file", "").endswith("edtsf.py")
+    options["drop_path_rate"] = 0.0  # random, so never part of a recorded result
+    net = build(fixture, {"type": "EDT", **options})
     pipeline = fixture.meta.get("pipeline")
 
     def forward(images: list[Tensor]) -> list[Tensor]:
@@ -61,7 +57,7 @@ def edt(fixture: Any) -> dict[str, np.ndarray]:
 RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {"EDT": edt, "EDTSF": edt}
 
 
-def build(fixture: Any, **opt: Any) -> Any:
+def build(fixture: Any, opt: dict[str, Any]) -> Any:
     """Return the network that ``opt`` describes in float64, with the fixture's weights and mode."""
     net: nn.Module = bx.build_network(opt).double()
     weights = {key: torch.from_numpy(value) for key, value in fixture.weights().items()}

@@ -76,9 +76,7 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     """
     own = getattr(net, "size_requirement", None)
     if callable(own):
-        requirement = own()
-        assert isinstance(requirement, SizeRequirement)
-        return requirement
+        return own()  # type: ignore[return-value]
     if window_size is None:
         known = _BASICSR.get(type(net).__name__, _window_attribute)
         window_size = known(net)
