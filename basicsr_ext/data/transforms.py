@@ -50,6 +50,16 @@ class Orientation:
             top = height - top - size
         return (left, top) if self.transpose else (top, left)
 
+    def shows(self, rows: slice, columns: slice, height: int, width: int) -> tuple[slice, slice]:
+        """Return the part of an upright height x width image that a part of it, once laid, shows."""
+        if self.transpose:
+            rows, columns = columns, rows
+        if self.hflip:
+            columns = slice(width - columns.stop, width - columns.start)
+        if self.vflip:
+            rows = slice(height - rows.stop, height - rows.start)
+        return rows, columns
+
     def undo(self, image: np.ndarray) -> np.ndarray:
         """Return a view that :meth:`apply` turns into ``image``."""
         if self.transpose:

@@ -17,7 +17,7 @@ from ..transforms import Orientation
 from .operation import Operation
 from .steps import draw
 
-_UPRIGHT = Orientation()
+UPRIGHT = Orientation()
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,32 @@ class Chain:
             image = operation.run(image, (0, 0), rng)
         return image
 
-    def crop(self, image: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    def crop(
+        self,
+        image: np.ndarray,
+        top: int,
+        left: int,
+        size: int,
+        rng: np.random.Generator,
+        orientation: Orientation = UPRIGHT,
+    ) -> np.ndarray:
         """Return the ``size`` x ``size`` crop at (top, left) of the low quality, in its pixels.
 
         The same generator gives the crop of :meth:`whole`, as far as the steps allow.
+
+        Args:
+            image: whole; one window of it is read.
+            top: first row of the crop, once the low-quality image is laid.
+            left: first column of the crop, likewise.
+            size: of the crop.
+            rng: decides everything.
+            orientation: lays the image before it is degraded.
         """
         operations = self._draw(rng)
-        extents = [image.shape[:2]]
+        height, width = image.shape[:2]
+        extents = [(width, height) if orientation.transpose else (height, width)]
         for operation in operations:
-            height, width = extents[-1]
-            extents.append((height // operation.scale, width // operation.scale))
+            extents.append((extents[-1][0] // operation.scale, extents[-1][1] // operation.scale))
         # What is wanted of each step's output, from the last step back to the image.
         wanted = [_Window(top, left, top + size, left + size)]
         corners = [(top, left)]
@@ -54,13 +70,13 @@ class Chain:
             wanted.append(wanted[-1].source(operation, extent))
             corners.append((corners[-1][0] * operation.scale, corners[-1][1] * operation.scale))
         window = wanted.pop()
-        pixels = window.cut(image, 0, 0)
+        pixels = orientation.apply(image[orientation.shows(window.rows, window.columns, height, width)])
         for operation in operations:
             corner = corners.pop()
             pixels = operation.run(pixels, (corner[0] - window.top, corner[1] - window.left), rng)
             top, left = window.top // operation.scale, window.left // operation.scale
             window = wanted.pop()
-            pixels = window.cut(pixels, top, left)
+            pixels = pixels[window.top - top : window.bottom - top, window.left - left : window.right - left]
         return pixels
 
     def _draw(self, rng: np.random.Generator) -> list[Operation]:
@@ -82,9 +98,13 @@ class _Window:
         columns = _source(self.left, self.right, operation, extent[1])
         return _Window(rows[0], columns[0], rows[1], columns[1])
 
-    def cut(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
-        """Return this window of ``pixels``, whose first one lies at (top, left)."""
-        return pixels[self.top - top : self.bottom - top, self.left - left : self.right - left]
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
 
 
 def _source(start: int, stop: int, operation: Operation, extent: int) -> tuple[int, int]:
@@ -108,7 +128,7 @@ class DegradedLQ(LowQuality):
     def crop(
         self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
-        return self.laid_crop(index, gt, top, left, size, _UPRIGHT, rng)
+        return self.laid_crop(index, gt, top, left, size, UPRIGHT, rng)
 
     @override
     def laid_crop(
@@ -123,7 +143,7 @@ class DegradedLQ(LowQuality):
     ) -> np.ndarray:
         scale = self.chain.scale
         top, left = orientation.corner(top, left, size, gt.shape[0] // scale, gt.shape[1] // scale)
-        return self.chain.crop(orientation.apply(gt), top, left, size, rng)
+        return self.chain.crop(gt, top, left, size, rng, orientation)
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
