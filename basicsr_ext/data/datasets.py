@@ -177,6 +177,22 @@ class TrainPairs(Dataset[dict[str, Any]]):
         except Exception as error:
             raise SampleError(f"sample {request.k}, {path}: {error}") from error
 
+    def place(self, request: SampleRequest) -> tuple[int, int, Orientation]:
+        """Return (top, left) of a sample's crop in the ground truth, in its pixels, and how it is laid."""
+        size = request.gt_size // self.pairs.scale
+        rng = sample_rng(self.seed, request.k)
+        top, left, orientation = self._draw_place(rng, size, self._gt.size(request.index))
+        return top * self.pairs.scale, left * self.pairs.scale, orientation
+
+    def _draw_place(
+        self, rng: np.random.Generator, size: int, extent: tuple[int, ...]
+    ) -> tuple[int, int, Orientation]:
+        """Draw (top, left) of a crop in low-quality pixels, and its orientation."""
+        height, width = extent
+        scale = self.pairs.scale
+        top, left = random_corner(rng, height // scale, width // scale, size)
+        return top, left, random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
+
     def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:
         scale = self.pairs.scale
         size, rest = divmod(request.gt_size, scale)
@@ -188,8 +204,7 @@ class TrainPairs(Dataset[dict[str, Any]]):
                 f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
             )
         rng = sample_rng(self.seed, request.k)
-        top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
-        orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
+        top, left, orientation = self._draw_place(rng, size, gt.shape[:2])
         lq = self.pairs.lq.laid_crop(request.index, gt, top, left, size, orientation, rng)
         window = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
         return orientation.apply(gt[window]), lq
