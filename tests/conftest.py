@@ -13,6 +13,8 @@ import yaml
 from helpers import run_command
 from hypothesis import settings
 
+import basicsr_ext  # noqa: F401 (before any test imports basicsr)
+
 # Time limits on examples would fail at random on a busy machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

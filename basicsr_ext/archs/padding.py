@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -23,7 +24,7 @@ class SizeRequirement:
     """
 
     multiple_of: int = 1
-    mode: Literal["reflect", "flip"] = "reflect"
+    mode: Literal["reflect", "flip", "reflect_or_zeros"] = "reflect"
     always: bool = False
 
     def fits(self, x: Tensor) -> bool:
@@ -42,15 +43,24 @@ def pad_to(x: Tensor, requirement: SizeRequirement) -> Tensor:
 
     Mirroring repeats where the image is smaller than its extension.
     """
+    if requirement.mode == "reflect_or_zeros":
+        down, right = (requirement.padded_length(length) - length for length in x.shape[-2:])
+        if down >= x.shape[-2] or right >= x.shape[-1]:
+            return F.pad(x, (0, right, 0, down))
     for dim in (-2, -1):
-        target = requirement.padded_length(x.shape[dim])
-        while x.shape[dim] < target:
-            length = x.shape[dim]
-            mirrored = x.flip(dim)
-            if requirement.mode == "reflect" and length > 1:
-                mirrored = mirrored.narrow(dim, 1, length - 1)
-            taken = min(target - length, mirrored.shape[dim])
-            x = torch.cat([x, mirrored.narrow(dim, 0, taken)], dim)
+        mode = "flip" if requirement.mode == "flip" else "reflect"
+        x = mirror_to(x, dim, requirement.padded_length(x.shape[dim]), mode)
+    return x
+
+
+def mirror_to(x: Tensor, dim: int, length: int, mode: Literal["reflect", "flip"] = "reflect") -> Tensor:
+    """Extend dimension ``dim`` of ``x`` at its end to ``length`` by mirroring, again and again if needed."""
+    while (present := x.shape[dim]) < length:
+        mirrored = x.flip(dim)
+        if mode == "reflect" and present > 1:
+            mirrored = mirrored.narrow(dim, 1, present - 1)
+        taken = min(length - present, mirrored.shape[dim])
+        x = torch.cat([x, mirrored.narrow(dim, 0, taken)], dim)
     return x
 
 

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     MIXING = 2
     FOREIGN = 3
     EVALUATION = 4
+    REPLACEMENT = 5
 
 
 def sample_rng(seed: int, k: int, purpose: int = Purpose.SAMPLE) -> np.random.Generator:

@@ -20,7 +20,8 @@ from basicsr_ext.data.degradations import build_chain
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import cut_to_multiple, downscale
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
-from basicsr_ext.data.transforms import to_unit
+from basicsr_ext.data.sources import ImageSource, LazyImage
+from basicsr_ext.data.transforms import Orientation, to_unit
 
 SMOOTH = cv2.GaussianBlur(
     np.random.default_rng(7).integers(0, 256, (96, 120, 3)).astype(np.float32), (0, 0), 2
@@ -99,6 +100,36 @@ def test_a_crop_equals_the_crop_of_the_whole_low_quality_image(name, data, seed)
     np.testing.assert_allclose(to_unit(crop), to_unit(expected), rtol=0, atol=tolerance)
     if name.startswith(("matlab", "jpeg")):
         np.testing.assert_array_equal(crop, expected)
+
+
+class Windows(ImageSource):
+    """PICTURE, of which only windows can be read; it counts their pixels."""
+
+    reads_crops, names = True, ("picture",)
+    pixels = 0
+
+    def read(self, index):
+        pytest.fail("the whole image was read")
+
+    def read_crop(self, index, top, left, height, width):
+        self.pixels += height * width
+        return PICTURE[top : top + height, left : left + width]
+
+    def size(self, index):
+        return PICTURE.shape[:2]
+
+    def path(self, index):
+        return "picture"
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_no_more_of_an_image_is_read_than_its_crop_needs(transpose):
+    made = chain({"type": "blur", "kernel_size": 7}, {"type": "jpeg", "quality": 50, "subsampling": "4:4:4"})
+    source, way = Windows(), Orientation(hflip=True, transpose=transpose)
+    crop = made.crop(LazyImage(source, 0), 40, 24, 16, sample_rng(0, 0), way)
+    assert source.pixels == (16 + 2 * 3) ** 2
+    expected = made.whole(way.apply(PICTURE), sample_rng(0, 0))[40:56, 24:40]
+    np.testing.assert_array_equal(crop, expected)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -490,9 +521,11 @@ def test_the_bundled_photographs_are_degraded_too():
 
 
 def test_matlab_bicubic_alone_gives_what_no_degradation_gives(photographs):
-    plain = build_eval_dataset(PairedKeys(type="PairedImageDataset", dataroot_gt=photographs), 4)
-    named = evaluation(photographs, {"type": "matlab_bicubic"}, scale=4)
-    assert torch.equal(plain[0]["lq"], named[0]["lq"])
+    plain = build_train_dataset(PairedTrain(type="PairedImageDataset", dataroot_gt=photographs), 4, 0)
+    named = training(photographs, {"type": "matlab_bicubic"}, scale=4)
+    for k in range(8):
+        request = SampleRequest(k % 3, 32, k)
+        assert torch.equal(plain[request]["lq"], named[request]["lq"])
 
 
 def test_rain_falls_downwards_however_the_photograph_is_laid(photographs):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...config.degradations import DegradationStep, ShrinkingStep, complete_scales
+from ...config.degradations import DegradationStep, MatlabBicubic, ShrinkingStep, complete_scales
 from ..datasets import BicubicLQ, ImagePairs
 from ..sources import GreySource, ImageSource
 from ..transforms import ToTensor
@@ -51,9 +51,10 @@ def degraded_pairs(
     Raises:
         ValueError: the steps cannot make up the scale.
     """
-    if steps is None:
+    chain = build_chain(steps or [MatlabBicubic(type="matlab_bicubic")], scale)
+    if len(chain.steps) == 1 and isinstance(chain.steps[0], MatlabBicubic):
         return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, to_tensor)
-    lq = DegradedLQ(build_chain(steps, scale), gt.names)
+    lq = DegradedLQ(chain, gt.names)
     if to_tensor.color == "gray":
         return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(to_tensor, color=None))
     return ImagePairs(gt, lq, gt.names, scale, to_tensor)

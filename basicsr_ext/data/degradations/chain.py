@@ -13,6 +13,7 @@ from typing_extensions import override
 from ...config.degradations import DegradationStep, ShrinkingStep
 from ..datasets import LowQuality
 from ..sampling import Purpose, sample_rng
+from ..sources import LazyImage
 from ..transforms import Orientation
 from .operation import Operation
 from .steps import draw
@@ -39,7 +40,7 @@ class Chain:
 
     def crop(
         self,
-        image: np.ndarray,
+        image: np.ndarray | LazyImage,
         top: int,
         left: int,
         size: int,
@@ -126,7 +127,7 @@ class DegradedLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         return self.laid_crop(index, gt, top, left, size, UPRIGHT, rng)
 
@@ -134,7 +135,7 @@ class DegradedLQ(LowQuality):
     def laid_crop(
         self,
         index: int,
-        gt: np.ndarray,
+        gt: LazyImage,
         top: int,
         left: int,
         size: int,
