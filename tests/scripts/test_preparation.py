@@ -1,6 +1,9 @@
 """Sub-images, lists and splits, made by processes as users make them."""
 
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import SampleRequest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
@@ -175,3 +180,28 @@ def test_every_command_explains_itself(script, name):
     result = script(name, "--help")
     assert result.returncode == 0
     assert f"scripts/{name}.py" in result.stdout
+
+
+def test_a_killed_worker_ends_a_command_with_one_line(tmp_path):
+    (tmp_path / "fails.py").write_text(
+        f"""
+import os, sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+from _command import run, run_jobs
+
+def die(job):
+    os._exit(9)
+
+def main(arguments):
+    return list(run_jobs(die, range(16), 2, "dying"))
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
+"""
+    )
+    command = [sys.executable, str(tmp_path / "fails.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "error: a worker process was killed, perhaps for want of memory; try fewer --workers"
+    ]

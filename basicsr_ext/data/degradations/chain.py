@@ -64,20 +64,17 @@ class Chain:
         extents = [(width, height) if orientation.transpose else (height, width)]
         for operation in operations:
             extents.append((extents[-1][0] // operation.scale, extents[-1][1] // operation.scale))
-        # What is wanted of each step's output, from the last step back to the image.
-        wanted = [_Window(top, left, top + size, left + size)]
-        corners = [(top, left)]
+        # From the last step back to the image: what each one needs, and where in it the crop begins.
+        wanted, corner, plan = _Window(top, left, top + size, left + size), (top, left), []
         for operation, extent in zip(reversed(operations), reversed(extents[:-1]), strict=True):
-            wanted.append(wanted[-1].source(operation, extent))
-            corners.append((corners[-1][0] * operation.scale, corners[-1][1] * operation.scale))
-        window = wanted.pop()
-        pixels = orientation.apply(image[orientation.shows(window.rows, window.columns, height, width)])
-        for operation in operations:
-            corner = corners.pop()
-            pixels = operation.run(pixels, (corner[0] - window.top, corner[1] - window.left), rng)
-            top, left = window.top // operation.scale, window.left // operation.scale
-            window = wanted.pop()
-            pixels = pixels[window.top - top : window.bottom - top, window.left - left : window.right - left]
+            source = wanted.source(operation, extent)
+            corner = corner[0] * operation.scale, corner[1] * operation.scale
+            plan.append((operation, source, corner, wanted))
+            wanted = source
+        pixels = orientation.apply(image[orientation.shows(wanted.rows, wanted.columns, height, width)])
+        for operation, source, corner, wanted in reversed(plan):
+            pixels = operation.run(pixels, (corner[0] - source.top, corner[1] - source.left), rng)
+            pixels = wanted.cut(pixels, source.top // operation.scale, source.left // operation.scale)
         return pixels
 
     def _draw(self, rng: np.random.Generator) -> list[Operation]:
@@ -98,6 +95,10 @@ class _Window:
         rows = _source(self.top, self.bottom, operation, extent[0])
         columns = _source(self.left, self.right, operation, extent[1])
         return _Window(rows[0], columns[0], rows[1], columns[1])
+
+    def cut(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
+        """Return this part of ``pixels``, whose first one lies at (top, left)."""
+        return pixels[self.top - top : self.bottom - top, self.left - left : self.right - left]
 
     @property
     def rows(self) -> slice:
