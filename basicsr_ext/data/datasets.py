@@ -180,7 +180,8 @@ class TrainPairs(Dataset[dict[str, Any]]):
                 "k": request.k,
             }
         except Exception as error:
-            raise SampleError(f"sample {request.k}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"sample {request.k}, {path}: {reason}") from error
 
     def place(self, request: SampleRequest) -> tuple[int, int, Orientation]:
         """Return (top, left) of a sample's crop in the ground truth, in its pixels, and how it is laid."""
@@ -232,7 +233,8 @@ class EvalPairs(Dataset[dict[str, Any]]):
         try:
             images = self._images(index)
         except Exception as error:
-            raise SampleError(f"image {index}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"image {index}, {path}: {reason}") from error
         item: dict[str, Any] = {side: pairs.to_tensor(image) for side, image in images.items()}
         if pairs.gt is not None:
             item["gt_path"] = path
