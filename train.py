@@ -8,7 +8,7 @@ import sys
 
 from basicsr_ext.config import OptionError, load_options
 
-EXIT_FAILED, EXIT_BAD_OPTIONS, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,17 +50,22 @@ def main() -> int:
             if arguments.check:
                 return 0 if engine.check(options) else EXIT_FAILED
             engine.train(options, arguments.launcher, arguments.auto_resume)
+        except engine.StoppedError as stop:
+            print(f"{stop}; continue with --auto_resume", file=sys.stderr)
+            return engine.EXIT_STOPPED
         except engine.RUN_ERRORS as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return EXIT_FAILED
+        except RuntimeError as error:
+            if not engine.is_peer_failure(error):
+                raise
+            print("Another rank has ended; its message says why.", file=sys.stderr)
             return EXIT_FAILED
     except OptionError as error:
         # Every rank finds the same problems; one of them says so.
         if os.environ.get("RANK", "0") == "0":
             print(error, file=sys.stderr)
         return EXIT_BAD_OPTIONS
-    except KeyboardInterrupt:
-        print("Interrupted; continue with --auto_resume", file=sys.stderr)
-        return EXIT_INTERRUPTED
     return 0
 
 

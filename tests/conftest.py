@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers import run_command
 from hypothesis import settings
 
+import basicsr_ext  # noqa: F401 (before any test imports basicsr)
+
 # Time limits on examples would fail at random on a busy machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Use one thread: threads that share the tests' small tensors wait for each other on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -41,10 +41,7 @@ class Recorded:
     def inputs(self) -> list[np.ndarray]:
         """Return the inputs in call order, float64."""
         specs = self.meta.get("inputs") or self.meta["input"]
-        return [
-            spec.get("offset", 0.0) + spec.get("scale", 1.0) * _image(spec["seed"], spec["shape"])
-            for spec in (specs if isinstance(specs, list) else [specs])
-        ]
+        return [_input(spec) for spec in (specs if isinstance(specs, list) else [specs])]
 
     def error(self, name: str, got: np.ndarray) -> float:
         """Return the norm of ``got`` minus the recorded array over the norm of the latter."""
@@ -78,5 +75,7 @@ def tensor(key: str, shape: list[int]) -> np.ndarray:
     return 1 + 0.1 * noise if leaf in ("weight", "gamma") else 0.05 * noise
 
 
-def _image(seed: int, shape: list[int]) -> np.ndarray:
-    return np.random.default_rng(seed).random(shape)
+def _input(spec: dict[str, Any]) -> np.ndarray:
+    noise = np.random.default_rng(spec["seed"]).random(spec["shape"])
+    offset = np.asarray(spec.get("offset", 0.0))  # one number, or one a channel
+    return offset.reshape(-1, *(1,) * offset.ndim * 2) + spec.get("scale", 1.0) * noise

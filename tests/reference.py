@@ -37,13 +37,9 @@ def run(fixture: Any) -> dict[str, np.ndarray]:
 def edt(fixture: Any) -> dict[str, np.ndarray]:
     """Run EDT: a list of images, one a task, in; a list out."""
     options = {key.lower(): value for key, value in fixture.kwargs.items()}
-    net = build(
-        fixture,
-        type="EDT",
-        **options,
-        full_resolution=fixture.meta.get("file", "").endswith("edtsf.py"),
-        drop_path_rate=0.0,  # random, so never part of a recorded result
-    )
+    options["full_resolution"] = fixture.meta.get("file", "").endswith("edtsf.py")
+    options["drop_path_rate"] = 0.0  # random, so never part of a recorded result
+    net = build(fixture, {"type": "EDT", **options})
     pipeline = fixture.meta.get("pipeline")
 
     def forward(images: list[Tensor]) -> list[Tensor]:
@@ -60,7 +56,7 @@ def edt(fixture: Any) -> dict[str, np.ndarray]:
 
 def plain(fixture: Any) -> dict[str, np.ndarray]:
     """Run a network that takes one image and returns one, built by its class name and recorded arguments."""
-    net = build(fixture, type=fixture.meta["class"], **fixture.kwargs)
+    net = build(fixture, {"type": fixture.meta["class"], **fixture.kwargs})
     return differentiate(lambda images: [net(image) for image in images], fixture)
 
 
@@ -68,10 +64,12 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "EDT": edt,
     "EDTSF": edt,
     "grl": plain,
+    "EMT": plain,
+    "restormer": plain,
 }
 
 
-def build(fixture: Any, **opt: Any) -> Any:
+def build(fixture: Any, opt: dict[str, Any]) -> Any:
     """Return the network that ``opt`` describes in float64, with the fixture's weights and mode."""
     net: nn.Module = bx.build_network(opt).double()
     weights = {key: torch.from_numpy(value) for key, value in fixture.weights().items()}

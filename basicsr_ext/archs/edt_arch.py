@@ -153,11 +153,8 @@ class LocalAttention(nn.Module):
             qkv = qkv.roll((-(h // 2), -(w // 2)), (1, 2))
         windows = window_partition(qkv, self.window)  # (M, h, w, 3, C2)
         heads = windows.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (M, N, 3, heads, D)
-        x = (
-            attention(*heads.permute(2, 0, 3, 1, 4).unbind(), mask)
-            .transpose(1, 2)
-            .reshape(-1, h, w, windows.shape[-1])
-        )
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (M, heads, N, D)
+        x = attention(q, k, v, mask).transpose(1, 2).reshape(-1, h, w, windows.shape[-1])
         x = x + self.lepe(windows[:, :, :, 2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = window_reverse(x, (H, W))
         return x if mask is None else x.roll((h // 2, w // 2), (1, 2))

@@ -48,14 +48,19 @@ def pad_to(x: Tensor, requirement: SizeRequirement) -> Tensor:
         if down >= x.shape[-2] or right >= x.shape[-1]:
             return F.pad(x, (0, right, 0, down))
     for dim in (-2, -1):
-        target = requirement.padded_length(x.shape[dim])
-        while x.shape[dim] < target:
-            length = x.shape[dim]
-            mirrored = x.flip(dim)
-            if requirement.mode != "flip" and length > 1:
-                mirrored = mirrored.narrow(dim, 1, length - 1)
-            taken = min(target - length, mirrored.shape[dim])
-            x = torch.cat([x, mirrored.narrow(dim, 0, taken)], dim)
+        mode = "flip" if requirement.mode == "flip" else "reflect"
+        x = mirror_to(x, dim, requirement.padded_length(x.shape[dim]), mode)
+    return x
+
+
+def mirror_to(x: Tensor, dim: int, length: int, mode: Literal["reflect", "flip"] = "reflect") -> Tensor:
+    """Extend dimension ``dim`` of ``x`` at its end to ``length`` by mirroring, again and again if needed."""
+    while (present := x.shape[dim]) < length:
+        mirrored = x.flip(dim)
+        if mode == "reflect" and present > 1:
+            mirrored = mirrored.narrow(dim, 1, present - 1)
+        taken = min(length - present, mirrored.shape[dim])
+        x = torch.cat([x, mirrored.narrow(dim, 0, taken)], dim)
     return x
 
 
@@ -81,9 +86,7 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     """
     own = getattr(net, "size_requirement", None)
     if callable(own):
-        requirement = own()
-        assert isinstance(requirement, SizeRequirement)
-        return requirement
+        return own()  # type: ignore[return-value]
     if window_size is None:
         known = _BASICSR.get(type(net).__name__, _window_attribute)
         window_size = known(net)

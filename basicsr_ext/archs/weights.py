@@ -120,7 +120,9 @@ def load_weights(
     state = {key: value for key, value in state.items() if not foreign(key)}
 
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-    missing = [key for key in own if key not in state and not is_derived(key)]
+    # Batch normalisation only counts its batches for the reader; old checkpoints lack the counter.
+    optional = [key for key in own if is_derived(key) or key.endswith(".num_batches_tracked")]
+    missing = [key for key in own if key not in state and key not in optional]
     report = LoadReport(
         taken=tuple(fitting),
         left=(*left, *beside),

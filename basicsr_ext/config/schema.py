@@ -111,6 +111,11 @@ class ImageSource(Section):
         default=None, description="Overrides the file's scale for this data set."
     )
     io_backend: IOBackend = IOBackend()
+    cache: Literal["none", "ram", "disk"] = Field(
+        default="none",
+        description="Folders and LMDBs: keep decoded pixels in shared memory (once a machine), or on disk "
+        "beside the images; made on first use. Stores and SampleImages need none.",
+    )
     gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
     filename_tmpl: FileNameTemplate = Field(
         default="{}", description="LQ file name for a GT base name, e.g. '{}x4'."
@@ -155,6 +160,10 @@ class TrainKeys(Section):
     )
     num_prefetch_queue: PositiveInt = Field(default=2, description="Batches each worker prepares ahead.")
     pin_memory: bool = Field(default=True, description="Page-locked batches for faster copies to a GPU.")
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="An image that cannot be used ends the run, or another one takes its place.",
+    )
     stages: list[Stage] | None = Field(
         default=None, min_length=1, description="Progressive learning, stage by stage."
     )
@@ -173,10 +182,10 @@ class PairedKeys(ImageSource):
     """Ground truth with, or without, its low-quality images."""
 
     type: Literal["PairedImageDataset", "Dataset_PairedImage"]
-    dataroot_gt: str = Field(description="Folder or .lmdb of ground-truth images.")
+    dataroot_gt: str = Field(description="Folder, .lmdb or .store of ground-truth images.")
     dataroot_lq: str | None = Field(
         default=None,
-        description="Folder or .lmdb of low-quality images; without it LQ is MATLAB-bicubic of GT.",
+        description="Folder, .lmdb or .store of low-quality images; without it LQ is MATLAB-bicubic of GT.",
     )
 
 

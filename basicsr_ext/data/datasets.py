@@ -20,12 +20,15 @@ from ..config.errors import Problem
 from .images import ImageError
 from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
-from .sources import ImageSource, first_few
+from .sources import ImageSource, LazyImage, first_few
 from .transforms import ToTensor, random_corner, random_orientation
 
 
 class SampleError(RuntimeError):
-    """A sample or item that cannot be made; the message names its number and its file."""
+    """A sample or item that cannot be made; the message, one line, names its number and its file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class LowQuality(ABC):
@@ -33,11 +36,11 @@ class LowQuality(ABC):
 
     @abstractmethod
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         """Return the ``size`` x ``size`` low-quality crop at (top, left), in low-quality pixels.
 
-        ``gt`` is the whole ground truth, cut to a multiple of the scale.
+        ``gt`` is the ground truth, cut to a multiple of the scale; slices of it are read when taken.
         """
 
     @abstractmethod
@@ -62,21 +65,23 @@ class StoredLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
-        image = self.whole(index, gt)
-        rows, columns = gt.shape[0] // self.scale, gt.shape[1] // self.scale
-        if image.shape[:2] != (rows, columns):
-            raise ValueError(
-                f"{self.path(index)} has {_pixels(*image.shape[:2])}, expected {_pixels(rows, columns)}:"
-                f" the ground truth's divided by {self.scale}"
-            )
-        return image[top : top + size, left : left + size]
+        expected = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        crops = []
+        for view in self.views:
+            image = LazyImage(view, index)
+            if image.shape != expected:
+                raise ValueError(
+                    f"{view.path(index)} has {_pixels(*image.shape)}, expected {_pixels(*expected)}:"
+                    f" the ground truth's divided by {self.scale}"
+                )
+            crops.append(image[top : top + size, left : left + size])
+        return _joined(crops)
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
-        images = [view.read(index) for view in self.views]
-        return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
+        return _joined([view.read(index) for view in self.views])
 
     @override
     def path(self, index: int) -> str:
@@ -95,7 +100,7 @@ class BicubicLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         return lq_crop(gt, top, left, size, self.scale)
 
@@ -165,11 +170,9 @@ class TrainPairs(Dataset[dict[str, Any]]):
         size, rest = divmod(request.gt_size, scale)
         if rest:
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
-        gt = cut_to_multiple(self._gt.read(request.index), scale)
-        if min(gt.shape[:2]) < request.gt_size:
-            raise ValueError(
-                f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
-            )
+        gt = LazyImage(self._gt, request.index, scale)
+        if min(gt.shape) < request.gt_size:
+            raise ValueError(f"the image has {_pixels(*gt.shape)}, less than a patch of {request.gt_size}")
         rng = sample_rng(self.seed, request.k)
         top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
         orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
@@ -282,6 +285,10 @@ def check_sizes(
         for images, what, expected, fix in findings
         if images
     ]
+
+
+def _joined(views: Sequence[np.ndarray]) -> np.ndarray:
+    return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
 
 
 def _pixels(height: int, width: int) -> str:

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .sources import LazyImage, require_inside
+
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
     """Return ``image`` without the rows and columns, at bottom and right, beyond a multiple of ``scale``."""
@@ -31,11 +33,14 @@ def downscale(image: np.ndarray, scale: int) -> np.ndarray:
     return lq_crop(image, 0, 0, (image.shape[0] // scale, image.shape[1] // scale), scale)
 
 
-def lq_crop(image: np.ndarray, top: int, left: int, size: int | tuple[int, int], scale: int) -> np.ndarray:
+def lq_crop(
+    image: np.ndarray | LazyImage, top: int, left: int, size: int | tuple[int, int], scale: int
+) -> np.ndarray:
     """Return the crop at (top, left) of ``downscale(image, scale)`` without making the rest of it.
 
     Args:
-        image: the whole ground truth, (H, W, C), uint8 or uint16.
+        image: the whole ground truth, (H, W, C), uint8 or uint16; only the crop and the kernel's margin
+            are read of a lazy one.
         top: first row of the crop in the small image.
         left: first column of the crop in the small image.
         size: side of the crop, or its (height, width), in pixels of the small image.
@@ -45,18 +50,20 @@ def lq_crop(image: np.ndarray, top: int, left: int, size: int | tuple[int, int],
         ValueError: the crop leaves the small image.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    image = cut_to_multiple(image, scale)
     rows, columns = image.shape[0] // scale, image.shape[1] // scale
-    if top < 0 or left < 0 or height < 1 or width < 1 or top + height > rows or left + width > columns:
-        raise ValueError(
-            f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of {rows}x{columns} pixels"
-        )
+    require_inside((rows, columns), top, left, height, width)
     if scale == 1:
         return image[top : top + height, left : left + width]
     first, weights = _shrinking(scale)
     reach = len(weights) - scale
-    window = _mirrored(image, 0, top * scale + first, height * scale + reach)
-    window = _mirrored(window, 1, left * scale + first, width * scale + reach)
+    starts = top * scale + first, left * scale + first
+    lengths = height * scale + reach, width * scale + reach
+    rows, columns = (
+        _touched(count * scale, start, length)
+        for count, start, length in zip((rows, columns), starts, lengths, strict=True)
+    )
+    window = _mirrored(image[rows, columns], 0, starts[0] - rows.start, lengths[0])
+    window = _mirrored(window, 1, starts[1] - columns.start, lengths[1])
     for axis, length in ((0, height), (1, width)):
         window = _filter(window, axis, length, scale, weights)
     return window
@@ -122,13 +129,25 @@ def _without_zeros(taps: dict[int, int]) -> tuple[int, tuple[int, ...]]:
     return used[0], tuple(weight // divisor for weight in weights)
 
 
+def _touched(extent: int, start: int, length: int) -> slice:
+    """Return the part of 0..``extent`` that :func:`_mirrored` reads."""
+    if start >= 0 and start + length <= extent:
+        return slice(start, start + length)
+    index = _mirror(extent, start, length)
+    return slice(int(index.min()), int(index.max()) + 1)
+
+
+def _mirror(extent: int, start: int, length: int) -> np.ndarray:
+    index = np.arange(start, start + length) % (2 * extent)
+    return np.minimum(index, 2 * extent - 1 - index)
+
+
 def _mirrored(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
     """Return ``length`` rows or columns from ``start`` on; outside the image it repeats mirrored."""
     extent = image.shape[axis]
     if start >= 0 and start + length <= extent:
         return image[_along(axis, slice(start, start + length))]
-    index = np.arange(start, start + length) % (2 * extent)
-    return np.take(image, np.minimum(index, 2 * extent - 1 - index), axis=axis)
+    return np.take(image, _mirror(extent, start, length), axis=axis)
 
 
 def _filter(window: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...]) -> np.ndarray:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from ..data.datasets import SampleError
 from .checkpoint import CheckpointError
 from .distributed import LaunchError
+from .distributed import is_peer_failure as is_peer_failure
 from .run import check as check
 from .run import test as test
 from .run import train as train
+from .signals import EXIT_STOPPED as EXIT_STOPPED
+from .signals import StoppedError as StoppedError
 from .trainer import NonFiniteError
 
 RUN_ERRORS = (CheckpointError, LaunchError, NonFiniteError, OSError, SampleError)

@@ -14,15 +14,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from .files import TEMPORARY_SUFFIX, write_atomically
+from .logger import LOG
 
 
 class CheckpointError(RuntimeError):
@@ -41,6 +44,9 @@ class Checkpoint:
 class Checkpointer:
     """Writes and finds the checkpoints of one run.
 
+    Writing happens in the background: :meth:`save` returns once the tensors are copied to host memory,
+    and a failed write raises at the next call of :meth:`save`, :meth:`raise_failure` or :meth:`finish`.
+
     Args:
         folder: the run's folder, ``experiments/<name>``.
         keep: number of newest checkpoints to keep; ``None``: all.
@@ -51,10 +57,12 @@ class Checkpointer:
         self._keep = keep
         self._models = folder / "models"
         self._states = folder / "training_states"
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: list[Future[Any]] = []
 
     def save(
         self, iteration: int, networks: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]
-    ) -> Path:
+    ) -> None:
         """Write a checkpoint, then remove those that ``keep`` no longer covers.
 
         Args:
@@ -62,26 +70,40 @@ class Checkpointer:
             networks: file content by network name, ``{"net_g": {"params": state_dict, …}}``.
             state: tensors and plain values only.
 
-        Returns:
-            The path of the first network's file.
-
         Raises:
-            OSError: the disk is full or not writable; checkpoints written before are untouched.
+            OSError: an earlier write failed (disk full, no permission); what was written before is intact.
         """
-        paths = {self._network_path(name, iteration): content for name, content in networks.items()}
-        files = {**paths, self._states / f"{iteration}.state": {"iter": iteration, **state}}
-        digests = {
-            str(path.relative_to(self.folder)): _save(path, content) for path, content in files.items()
-        }
-        manifest = {"iteration": iteration, "sha256": digests}
-        write_atomically(self._manifest(iteration), json.dumps(manifest, indent=1).encode())
-        self._prune()
-        return next(iter(paths))
+        self.finish()
+        files = {self._network_path(name, iteration): _on_host(content) for name, content in networks.items()}
+        files[self._states / f"{iteration}.state"] = _on_host({"iter": iteration, **state})
+        self._pending.append(self._writer.submit(self._write, iteration, files))
 
     def save_networks(self, label: str, networks: Mapping[str, Mapping[str, Any]]) -> None:
         """Write weights alone, as ``models/<name>_<label>.pth``."""
+        self.raise_failure()
         for name, content in networks.items():
-            _save(self._network_path(name, label), content)
+            path = self._network_path(name, label)
+            self._pending.append(self._writer.submit(_save, path, _on_host(content)))
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in a finished write, without waiting for unfinished ones."""
+        while self._pending and self._pending[0].done():
+            self._pending.pop(0).result()
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: a write failed.
+        """
+        while self._pending:
+            self._pending.pop(0).result()
+
+    def remove_leftovers(self) -> None:
+        """Remove what writes cut short by a crash have left."""
+        for folder in (self.folder, self._models, self._states):
+            for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                path.unlink(missing_ok=True)
 
     def iterations(self) -> list[int]:
         """Return the iterations of all checkpoints with a manifest, oldest first."""
@@ -126,6 +148,15 @@ class Checkpointer:
         }
         return Checkpoint(iteration, networks, states[0])
 
+    def _write(self, iteration: int, files: Mapping[Path, Mapping[str, Any]]) -> None:
+        digests = {
+            str(path.relative_to(self.folder)): _save(path, content) for path, content in files.items()
+        }
+        manifest = {"iteration": iteration, "sha256": digests}
+        write_atomically(self._manifest(iteration), json.dumps(manifest, indent=1).encode())
+        self._prune()
+        LOG.info("Saved checkpoint %d", iteration)
+
     def _prune(self) -> None:
         if self._keep is None:
             return
@@ -154,26 +185,6 @@ def find_checkpoint(state_path: Path) -> Checkpoint:
     return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every global random generator of this process, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
@@ -195,6 +206,17 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _on_host(value: Any) -> Any:
+    """Return nested ``value`` with every tensor copied to host memory, so that training may go on."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _on_host(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_host(inner) for inner in value)
+    return value
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> str:

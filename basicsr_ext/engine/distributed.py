@@ -122,7 +122,12 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
     if size == 1:
         yield World(device=device)
         return
-    distributed.init_process_group(dist.backend or ("nccl" if device.type == "cuda" else "gloo"))
+    # Signals and checkpoints exchange a few values in host memory, gradients go by the GPUs' own links.
+    backend = "gloo" if device.type == "cpu" or dist.backend == "gloo" else "cpu:gloo,cuda:nccl"
+    store, rank, size = next(distributed.rendezvous("env://"))
+    # torchrun may hand a restarted run the store of the failed attempt, with addresses nobody answers at.
+    attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
         yield World(rank, size, device)
     finally:
@@ -132,6 +137,19 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
 def world_size() -> int:
     """Return the number of processes of the run, before they have joined."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def restarted() -> bool:
+    """Say whether torchrun (``--max-restarts``) or SLURM (requeue) has started this run before."""
+    counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Say whether ``error`` only reports that another rank is gone; that rank says why."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error) and "onnection" in str(error)
 
 
 def is_main_process() -> bool:

@@ -42,6 +42,30 @@ def optimizer_names() -> list[str]:
     return [name for name, member in members if issubclass(member, torch.optim.Optimizer)]
 
 
+class Verdict:
+    """Whether a step's gradient was finite; on a GPU known only once the device has come that far.
+
+    Args:
+        finite: scalar boolean tensor.
+    """
+
+    def __init__(self, finite: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if finite.is_cuda:
+            self._finite = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._finite.copy_(finite, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._finite = finite
+
+    def finite(self) -> bool:
+        """Wait for the step, not for what was queued behind it, and return the answer."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._finite)
+
+
 class Stepper:
     """Backward passes and optimizer steps in the chosen precision.
 
@@ -73,15 +97,16 @@ class Stepper:
         return torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of ``loss``."""
-        self.scaler.scale(loss).backward()
+        """Accumulate the gradient of ``loss``; one that is not finite spoils it, and so every rank's."""
+        spoiler = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        self.scaler.scale(loss * spoiler).backward()
 
-    def step(self) -> tuple[Tensor, Tensor]:
+    def step(self) -> tuple[Tensor, Verdict]:
         """Update the parameters and clear their gradients.
 
         Returns:
-            The gradient's norm before clipping and whether it was finite, as scalar tensors on the
-            device. A non-finite gradient changes neither parameters nor optimizer state.
+            The gradient's norm before clipping, a scalar on the device, and whether it was finite. A
+            non-finite gradient changes neither parameters nor optimizer state.
         """
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -98,4 +123,4 @@ class Stepper:
         elif finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm, finite
+        return norm, Verdict(finite)

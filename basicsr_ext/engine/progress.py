@@ -83,10 +83,10 @@ class Bar:
         self._task = self._progress.add_task("training", total=total, completed=completed, note="")
         self._drawn = 0.0
 
-    def start(self) -> None:
-        """Begin drawing."""
+    def __enter__(self) -> Bar:
         if self._live:
             self._progress.start()
+        return self
 
     def update(self, iteration: int, note: str | None = None) -> None:
         """Show ``iteration`` finished iterations, and ``note`` from now on where one is given."""
@@ -98,7 +98,6 @@ class Bar:
         if note is not None:
             self._progress.update(self._task, note=note)
 
-    def stop(self) -> None:
-        """Stop drawing and leave the cursor below the bar."""
+    def __exit__(self, *_error: object) -> None:
         if self._live:
             self._progress.stop()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ..config import OptionError, Options, Problem
 from .build import Parts, build_parts
 from .check import print_check, print_scores
-from .checkpoint import write_atomically
-from .distributed import Launcher, World, device_problems, is_main_process, start, world_size
+from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
+from .files import write_atomically
 from .logger import LOG, log_to_console
 from .trainer import Summary, Trainer
 from .validator import Validator
@@ -21,7 +23,8 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     Args:
         options: see :func:`basicsr_ext.load_options`.
         launcher: ``slurm`` takes rank and address from SLURM's variables.
-        auto_resume: continue from the run's newest intact checkpoint, if there is one.
+        auto_resume: continue from the run's newest intact checkpoint, if there is one. Implied when torchrun
+            or SLURM has restarted the run.
 
     Returns:
         Last losses, best scores and the run's folder.
@@ -29,6 +32,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     Raises:
         OptionError: something does not fit; nothing has been written then.
         NonFiniteError: a loss or gradient was not finite and ``train.nan_policy`` is ``stop``.
+        StoppedError: a signal asked for it; a checkpoint has been written.
         OSError: a checkpoint could not be written; earlier ones are intact.
     """
     _require_training(options)
@@ -36,6 +40,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     problems = device_problems(options.num_gpu, launcher)
     if problems:
         raise OptionError(problems, options.source)
+    auto_resume = auto_resume or restarted()
     with start(options.num_gpu, launcher, options.dist_params) as world:
         _choose_algorithms(options)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
@@ -126,5 +131,8 @@ def _build_everywhere(options: Options, world: World, problems: list[Problem]) -
 
 def _choose_algorithms(options: Options) -> None:
     deterministic = options.train is not None and options.train.deterministic
+    if deterministic:
+        # cuBLAS reads this when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

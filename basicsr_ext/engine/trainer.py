@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..archs.weights import load_weights
 from ..config import Options
 from ..data.loader import DevicePrefetcher, build_train_loader
-from ..data.sampling import ProgressiveBatchSampler
+from ..data.sampling import ProgressiveBatchSampler, Stage
 from ..models import MODELS
 from ..models.base_model import BaseModel
 from .build import Parts
@@ -23,17 +24,32 @@ from .distributed import World
 from .ema import WeightAverage
 from .experiment import changed_options, run_folder
 from .logger import LOG, RunLogger
-from .precision import RESTORMER_CLIP, Stepper, build_optimizer
+from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer
 from .progress import Bar, Speedometer, duration
 from .schedule import learning_rate, stage_of
+from .signals import SignalListener, StoppedError
 from .validator import Evaluation, Validator
 
 Best = dict[str, dict[str, dict[str, float]]]
 """Best scores: data set → metric → ``{"value": …, "iteration": …}``."""
 
 
+MAX_SKIPPED = 100
+"""Steps in a row that ``train.nan_policy: skip`` drops before it gives up."""
+
+
 class NonFiniteError(ArithmeticError):
-    """A loss or gradient was not finite and ``train.nan_policy`` is ``stop``."""
+    """A loss or gradient was not finite and ``train.nan_policy`` is ``stop``, or too many were in a row."""
+
+
+@dataclass(frozen=True)
+class UnsettledStep:
+    """A step whose verdict has not been read yet, and what is needed to go back before it."""
+
+    iteration: int
+    verdict: Verdict
+    batches: list[dict[str, Any]]
+    random_state: dict[str, Any]
 
 
 @dataclass
@@ -60,7 +76,11 @@ class Trainer:
     def __init__(self, options: Options, parts: Parts, world: World, checkpoint: Checkpoint | None) -> None:
         train = options.train
         assert train is not None, "the loader requires a train section"
-        self.options, self.train_options, self.world, self.stages = options, train, world, parts.stages
+        self.options, self.train_options, self.world = options, train, world
+        self.stages = parts.stages
+        if checkpoint is not None and len(checkpoint.state["random"]) != world.size:
+            former = checkpoint.state["global_batches"]
+            self.stages = keep_global_batch(parts.stages, former, world.size * train.grad_accum)
         self.folder = run_folder(options)
         self.iteration = checkpoint.iteration if checkpoint is not None else 0
         self.best: Best = {}
@@ -88,7 +108,9 @@ class Trainer:
         self._prefetcher = self._load_batches(parts.train_set)
         self._batches = iter(self._prefetcher)
         torch.manual_seed(options.manual_seed + world.rank)
-        self._dropped_steps = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._unsettled: UnsettledStep | None = None
+        self._skipped_in_a_row = 0
+        self._replaced_samples = 0
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -97,12 +119,19 @@ class Trainer:
 
         Raises:
             NonFiniteError: see ``train.nan_policy``.
+            StoppedError: a signal asked for it; a checkpoint of the finished iterations has been written.
         """
         total = self.train_options.total_iter
+        if self.world.is_main:
+            self.checkpointer.remove_leftovers()
         self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration)
         self.bar = Bar(total, self.iteration, self.world.is_main)
-        self.bar.start()
-        try:
+        signals = SignalListener(self.world)
+        with ExitStack() as stack:
+            stack.callback(self.log.close)
+            stack.enter_context(self.bar)
+            stack.callback(self.checkpointer.finish)
+            stack.enter_context(signals.listening())
             while self.iteration < total:
                 self.train_step()
                 self.bar.update(self.iteration)
@@ -110,13 +139,14 @@ class Trainer:
                     self._report()
                 if self._due(self.options.val.val_freq):
                     self.validate()
-                if self._due(self.options.logger.save_checkpoint_freq):
+                asked = signals.poll()
+                if asked.stop or asked.save or self._due(self.options.logger.save_checkpoint_freq):
                     self.save()
+                if asked.stop:
+                    raise StoppedError(f"stopped by a signal after iteration {self.iteration} of {total}")
+            self._settle()
             if self.world.is_main:
                 self.checkpointer.save_networks("latest", self._network_files())
-        finally:
-            self.bar.stop()
-            self.log.close()
         return Summary(self.iteration, self.losses, self.best, self.folder, self._bicubic)
 
     def train_step(self) -> None:
@@ -126,9 +156,12 @@ class Trainer:
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = self.learning_rate(iteration)
         micro_batches = self.train_options.grad_accum
+        before = random_state(self.world.device)
         totals: dict[str, Tensor] = {}
+        batches: list[dict[str, Any]] = []
         for micro in range(micro_batches):
             batch = self._next_batch()
+            batches.append(batch)
             with self._gradient_sync(last=micro == micro_batches - 1):
                 with self.stepper.autocast():
                     losses = self.model.training_step(self.forward, batch)
@@ -136,10 +169,9 @@ class Trainer:
                 self.stepper.backward(loss)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / micro_batches
-        norm, finite = self.stepper.step()
-        if self.average is not None:
-            self.average.update()
-        self._dropped_steps += ~finite
+        self._settle()
+        norm, verdict = self.stepper.step()
+        self._unsettled = UnsettledStep(iteration, verdict, batches, before)
         self._last_losses, self._last_norm = totals, norm
         self.iteration = iteration
         now = time.perf_counter()
@@ -147,6 +179,7 @@ class Trainer:
 
     def validate(self) -> dict[str, Evaluation]:
         """Evaluate the averaged weights where there are any, and keep the best scores."""
+        self._settle()
         network = self.average.network if self.average is not None else self.model.network
         results = self.validator.run(network, str(self.iteration))
         improved = False
@@ -163,9 +196,13 @@ class Trainer:
 
         Raises:
             NonFiniteError: see ``train.nan_policy``.
+            OSError: an earlier checkpoint could not be written.
         """
-        self._check_finite()
-        random_states = self.world.gather(random_state(self.world.device))
+        self._settle()
+        self._save_as_of(self.iteration, random_state(self.world.device))
+
+    def _save_as_of(self, iteration: int, own_random_state: dict[str, Any]) -> None:
+        random_states = self.world.gather(own_random_state)
         if self.world.is_main:
             state = {
                 "optimizers": [self.stepper.optimizer.state_dict()],
@@ -173,11 +210,15 @@ class Trainer:
                 "random": random_states,
                 "best": self.best,
                 "bicubic": self._bicubic,
+                "global_batches": self._global_batches(),
                 "options": self.options.model_dump_json(),
             }
-            path = self.checkpointer.save(self.iteration, self._network_files(), state)
-            LOG.info("Saved %s", path)
-        self.world.barrier()
+            self.checkpointer.save(iteration, self._network_files(), state)
+
+    def _global_batches(self) -> list[int]:
+        """Return the samples of one iteration over all ranks and micro-batches, stage by stage."""
+        share = self.world.size * self.train_options.grad_accum
+        return [stage.batch_size * share for stage in self.stages]
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         """Return the network as the training step calls it: averaged over ranks, compiled."""
@@ -214,6 +255,7 @@ class Trainer:
 
     def _next_batch(self) -> dict[str, Any]:
         batch = next(self._batches)
+        self._replaced_samples += sum(map(bool, batch.get("replaced", ())))
         if self.train_options.channels_last:
             for name in ("lq", "gt"):
                 batch[name] = batch[name].contiguous(memory_format=torch.channels_last)
@@ -237,9 +279,12 @@ class Trainer:
         return self.iteration % frequency == 0 or self.iteration == self.train_options.total_iter
 
     def _report(self) -> None:
+        self._settle()
+        self.checkpointer.raise_failure()
         names = list(self._last_losses)
-        values = torch.stack([*self._last_losses.values(), self._last_norm]).double()
-        *losses, norm = self.world.mean(values).tolist()
+        replaced = torch.tensor(self._replaced_samples * self.world.size, device=self.world.device)
+        values = torch.stack([*self._last_losses.values(), self._last_norm, replaced]).double()
+        *losses, norm, replaced_everywhere = self.world.mean(values).tolist()
         self.losses = dict(zip(names, losses, strict=True))
         rate, waiting = self.speed.report()
         number = stage_of(self.iteration, [stage.iters for stage in self.stages])
@@ -257,6 +302,7 @@ class Trainer:
                 "batch_size": stage.batch_size,
                 "iterations_per_second": rate,
                 "data_wait": waiting,
+                "replaced_samples": round(replaced_everywhere),
             },
             prefix="train",
         )
@@ -276,24 +322,41 @@ class Trainer:
             100 * waiting,
             eta,
         )
+        if replaced_everywhere:
+            LOG.warning("%d unreadable sample(s) have been replaced so far", round(replaced_everywhere))
         self.bar.update(self.iteration, f"{loss_text}  ETA {eta}")
-        self._check_finite()
 
-    def _check_finite(self) -> None:
-        """Stop, or go on, after steps that were dropped for a gradient that was not finite."""
-        dropped = int(self._dropped_steps)
-        if not dropped:
+    def _settle(self) -> None:
+        """Finish the step before: average its weights, or act on a gradient that was not finite.
+
+        Read one step late, the verdict costs no waiting. Until then the weights stay as the step left
+        them: a non-finite gradient changes nothing, so the state before the step is still there.
+        """
+        step, self._unsettled = self._unsettled, None
+        if step is None:
             return
-        self._dropped_steps.zero_()
-        message = (
-            f"{dropped} step(s) up to iteration {self.iteration} had a loss or gradient that was not finite"
-        )
-        if self.train_options.nan_policy == "skip" or self.stepper.scaler.is_enabled():
-            LOG.warning("%s; they were skipped", message)
+        if step.verdict.finite():
+            self._skipped_in_a_row = 0
+            if self.average is not None:
+                self.average.update()
             return
+        self._skipped_in_a_row += 1
+        message = f"the loss or gradient of iteration {step.iteration} is not finite"
+        # Loss scaling in fp16 finds its factor by such steps.
+        skips = self.train_options.nan_policy == "skip" or self.stepper.scaler.is_enabled()
+        if skips and self._skipped_in_a_row <= MAX_SKIPPED:
+            LOG.warning("Skipped a step: %s", message)
+            return
+        if skips:
+            raise NonFiniteError(f"{message}, like those of {MAX_SKIPPED} iterations before; giving up")
+        bad_batch = self.folder / f"bad_batch_{step.iteration}_rank{self.world.rank}.pth"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(step.batches, bad_batch)
+        self._save_as_of(step.iteration - 1, step.random_state)
         raise NonFiniteError(
-            f"{message}; no weight was changed by them. Lower the learning rate, clip with "
-            "train.grad_clip_norm, or set train.nan_policy: skip"
+            f"{message}; no weight was changed by it. The batch is in {bad_batch}, a checkpoint from before "
+            "the step beside it. Lower the learning rate, clip with train.grad_clip_norm, or set "
+            "train.nan_policy: skip"
         )
 
     def _keep_best(self, name: str, result: Evaluation) -> bool:
@@ -348,10 +411,28 @@ class Trainer:
             restore_random_state(state["random"][self.world.rank], self.world.device)
         else:
             LOG.warning(
-                "The checkpoint was written by %d processes, now there are %d: random generators of dropout "
-                "start anew, so this run differs from an uninterrupted one.",
+                "The checkpoint was written by %d processes, now there are %d. Samples per iteration: %s, "
+                "before: %s. Dropout draws other numbers than in an uninterrupted run.",
                 len(state["random"]),
                 self.world.size,
+                self._global_batches(),
+                state["global_batches"],
             )
         for line in changed_options(state["options"], self.options):
             LOG.warning("Option changed since the checkpoint: %s", line)
+
+
+def keep_global_batch(stages: Sequence[Stage], former: Sequence[int], share: int) -> tuple[Stage, ...]:
+    """Return the stages with as many samples an iteration as another number of ranks has trained with.
+
+    Args:
+        stages: as the option file asks for.
+        former: samples of one iteration, stage by stage.
+        share: ranks times micro-batches. A stage whose former samples it does not divide stays as it is.
+    """
+    if len(former) != len(stages):
+        return tuple(stages)
+    return tuple(
+        stage if samples % share else replace(stage, batch_size=samples // share)
+        for stage, samples in zip(stages, former, strict=True)
+    )

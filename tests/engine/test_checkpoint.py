@@ -12,8 +12,8 @@ from basicsr_ext.engine.checkpoint import (
     find_checkpoint,
     random_state,
     restore_random_state,
-    write_atomically,
 )
+from basicsr_ext.engine.files import write_atomically
 
 CPU = torch.device("cpu")
 NETWORKS = {"net_g": {"params": {"weight": torch.arange(4.0)}, "params_ema": {"weight": torch.ones(4)}}}
@@ -24,6 +24,7 @@ def checkpointer(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     for iteration in (10, 20, 30):
         checkpointer.save(iteration, NETWORKS, {"value": iteration})
+    checkpointer.finish()
     return checkpointer
 
 
@@ -81,6 +82,7 @@ def test_only_the_newest_are_kept_when_asked(tmp_path):
     for iteration in (5, 10, 15):
         checkpointer.save(iteration, NETWORKS, {})
     checkpointer.save_networks("latest", NETWORKS)
+    checkpointer.finish()
     assert checkpointer.iterations() == [10, 15]
     assert sorted(path.name for path in tmp_path.glob("models/*")) == [
         "net_g_10.pth",
@@ -99,6 +101,31 @@ def test_a_path_that_is_no_state_file_is_an_error(checkpointer, name):
         find_checkpoint(checkpointer.folder / name)
 
 
+def test_a_save_keeps_the_values_of_its_moment_while_training_goes_on(tmp_path):
+    weight = torch.zeros(1000)
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"net_g": {"params": {"weight": weight}}}, {})
+    weight.fill_(1)
+    checkpointer.finish()
+    assert checkpointer.load(1).networks["net_g"]["params"]["weight"].sum() == 0
+
+
+def test_a_failed_write_is_raised_by_the_next_call(tmp_path):
+    (tmp_path / "models").touch()
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, NETWORKS, {})
+    with pytest.raises(OSError, match="models"):
+        checkpointer.finish()
+
+
+def test_what_a_crash_left_half_written_is_removed(checkpointer):
+    leftover = checkpointer.folder / "models/.net_g_40.pth.tmp"
+    leftover.write_bytes(b"half")
+    checkpointer.remove_leftovers()
+    assert not leftover.exists()
+    assert checkpointer.newest()[0].iteration == 30
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
@@ -114,7 +141,9 @@ def test_random_generators_continue_where_they_were_after_a_round_trip_through_a
         return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
 
     np.random.standard_normal(1)  # leaves a cached second value
-    Checkpointer(tmp_path).save(1, NETWORKS, {"random": random_state(CPU)})
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, NETWORKS, {"random": random_state(CPU)})
+    checkpointer.finish()
     expected = draw()
     restore_random_state(Checkpointer(tmp_path).load(1).state["random"], CPU)
     assert draw() == expected

@@ -8,10 +8,11 @@ from helpers import tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
+from basicsr_ext.data.sampling import Stage
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
-from basicsr_ext.engine.trainer import NonFiniteError, Trainer
+from basicsr_ext.engine.trainer import NonFiniteError, Trainer, keep_global_batch
 
 
 def make_trainer(options, checkpoint=None):
@@ -161,8 +162,8 @@ def test_batch_size_total_that_cannot_be_shared_is_one_problem_a_stage(tmp_path)
 
 @pytest.mark.parametrize(
     "train_keys",
-    [{"amp": "bf16"}, {"channels_last": True}, {"deterministic": True}],
-    ids=lambda keys: next(iter(keys)),
+    [{"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True}, {"deterministic": True}],
+    ids=lambda keys: "-".join(map(str, *keys.items())),
 )
 def test_training_modes_stay_near_the_plain_run(tmp_path, train_keys):
     train(load_options(tiny_options(tmp_path / "plain")))
@@ -196,9 +197,43 @@ def poison(trainer, iteration):
 def test_a_non_finite_loss_stops_the_run_before_it_reaches_the_weights(tmp_path):
     trainer = make_trainer(tiny_options(tmp_path))
     poison(trainer, 6)
-    with pytest.raises(NonFiniteError, match="up to iteration 6"):
+    with pytest.raises(NonFiniteError, match="iteration 6 is not finite"):
         trainer.train()
     assert all(torch.isfinite(value).all() for value in trainer.model.network.state_dict().values())
+
+
+def test_a_stopped_run_leaves_the_offending_batch_and_a_checkpoint_from_before_the_step(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(load_options(everything_random(whole)))
+    trainer = make_trainer(everything_random(stopped))
+    poison(trainer, 6)
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    batches = torch.load(stopped / "bad_batch_6_rank0.pth", weights_only=True)
+    assert [tuple(batch["gt"].shape) for batch in batches] == [(2, 3, 48, 48)] * 2
+    assert Checkpointer(stopped).iterations()[-1] == 5
+    # Without the poison, the run goes on as if nothing had happened.
+    train(load_options(everything_random(stopped)), auto_resume=True)
+    assert same_bits(final_checkpoint(whole).networks, final_checkpoint(stopped).networks)
+
+
+def test_a_loss_that_is_infinite_with_a_finite_gradient_is_noticed_too(tmp_path):
+    trainer = make_trainer(tiny_options(tmp_path))
+    step = trainer.model.training_step
+    trainer.model.training_step = lambda forward, batch: {
+        name: value + float("inf") for name, value in step(forward, batch).items()
+    }
+    with pytest.raises(NonFiniteError, match="iteration 1 is not finite"):
+        trainer.train()
+
+
+def test_skipping_gives_up_after_too_many_steps_in_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("basicsr_ext.engine.trainer.MAX_SKIPPED", 3)
+    trainer = make_trainer(tiny_options(tmp_path, nan_policy="skip"))
+    for iteration in (2, 4, 5, 6, 7):
+        poison(trainer, iteration)
+    with pytest.raises(NonFiniteError, match="iteration 7 is not finite, like those of 3 iterations before"):
+        trainer.train()
 
 
 def test_a_non_finite_loss_can_be_skipped(tmp_path):
@@ -208,3 +243,39 @@ def test_a_non_finite_loss_can_be_skipped(tmp_path):
     steps = {int(state["step"]) for state in trainer.stepper.optimizer.state.values()}
     assert steps == {7}
     assert all(torch.isfinite(value).all() for value in trainer.average.network.state_dict().values())
+
+
+def test_two_deterministic_runs_are_the_same_to_the_bit(tmp_path):
+    try:
+        for name in ("one", "two"):
+            options = everything_random(tmp_path / name)
+            options["train"]["deterministic"] = True
+            train(load_options(options))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same_bits(final_checkpoint(tmp_path / "one").networks, final_checkpoint(tmp_path / "two").networks)
+
+
+def test_another_number_of_ranks_keeps_the_samples_per_iteration_where_they_can_be_shared():
+    stages = (Stage(10, 16, 4), Stage(10, 32, 3))
+    assert keep_global_batch(stages, former=[8, 6], share=1) == (Stage(10, 16, 8), Stage(10, 32, 6))
+    assert keep_global_batch(stages, former=[8, 6], share=4) == (Stage(10, 16, 2), Stage(10, 32, 3))
+
+
+def test_a_save_that_fails_ends_the_run_and_leaves_earlier_checkpoints(tmp_path):
+    trainer = make_trainer(tiny_options(tmp_path))
+    save = trainer.checkpointer.save
+
+    def fill_the_disk(iteration, networks, state):
+        if iteration == 8:
+            trainer.checkpointer.finish()
+            (tmp_path / "models").rename(tmp_path / "kept")
+            (tmp_path / "models").touch()  # no folder any more: nothing can be written there
+        save(iteration, networks, state)
+
+    trainer.checkpointer.save = fill_the_disk
+    with pytest.raises(OSError, match="models"):
+        trainer.train()
+    (tmp_path / "models").unlink()
+    (tmp_path / "kept").rename(tmp_path / "models")
+    assert Checkpointer(tmp_path).newest()[0].iteration == 4

@@ -1,18 +1,19 @@
 """Scaled dot-product attention: the one place that decides how it is computed.
 
-Milliseconds on one CPU thread (AMD EPYC, torch 2.15) for 16 windows of 144 tokens, 6 heads, with an
-additive mask (EDT-B at 48 x 48): forward / forward and backward, the faster of three runs.
+Milliseconds on one CPU thread (AMD EPYC, torch 2.15, median of 20) for 16 windows of 144 tokens, 6 heads,
+with an additive mask (half of EDT-B's attention at 48 x 48): forward / forward and backward.
 
-===============  =================  ==================  =================  ==================
-head dimension   plain              fused               plain, padded 16   fused, padded 16
-===============  =================  ==================  =================  ==================
-5, float32       16.7 / 24.9        4.4 / 24.4          6.8 / 16.0         3.3 / 10.9
-15, float32      7.6 / 21.7         4.6 / 18.0          6.1 / 14.0         3.3 / 10.9
-15, bfloat16     5.0 / 8.0          5.8 / 38.6
-===============  =================  ==================  =================  ==================
+==============  ===========  ===========  ================  ================
+head dimension  plain        fused        plain, padded 16  fused, padded 16
+==============  ===========  ===========  ================  ================
+5, float32      13.8 / 24.6  4.3 / 23.9   8.8 / 14.0        3.2 / 10.4
+15, float32     14.9 / 20.1  4.6 / 17.3   8.8 / 22.0        3.3 / 10.7
+5, bfloat16     4.8 / 8.1    5.5 / 36.1   5.0 / 8.3         4.3 / 38.3
+15, bfloat16    4.9 / 7.8    5.8 / 39.9   5.3 / 9.0         4.3 / 38.2
+==============  ===========  ===========  ================  ================
 
-So: fused except for half precision on CPU, heads padded with zeros to a multiple of 16. On GPUs the fused
-kernels that accept a mask need 16-byte rows, so heads are padded to a multiple of 8 there.
+So: fused, heads padded with zeros to a multiple of 16, except for half precision on CPU. On GPUs the fused
+kernels that accept a mask need rows of 16 bytes, so heads are padded to a multiple of 8 there (not timed).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -49,3 +50,13 @@ def residual_conv(kind: str, channels: int, argument: str) -> nn.Module:
             conv3x3(squeezed, channels),
         )
     raise ValueError(f"{argument}: found {kind!r}, expected '1conv' or '3conv'")
+
+
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a 1 x 1 convolution to (..., channels_in): to (..., channels_out)."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def in_nchw(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module of NCHW tensors to (B, H, W, C); it sees channels-last memory, so nothing is copied."""
+    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

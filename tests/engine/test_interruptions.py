@@ -1,0 +1,220 @@
+"""Runs that are told to stop, lose a rank or are started by a cluster: real processes, real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import ROOT, tiny_options
+
+from basicsr_ext.engine.checkpoint import Checkpointer
+from basicsr_ext.engine.distributed import first_slurm_node
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+FAILING_NETWORK = """
+import os
+from pathlib import Path
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+@ARCH_REGISTRY.register()
+class FailingNet(nn.Sequential):
+    def __init__(self, marker: str):
+        super().__init__(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.marker, self.calls = Path(marker), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls == 6 and os.environ.get("RANK") == "1" and not self.marker.exists():
+            self.marker.touch()
+            raise ArithmeticError("the original error")
+        return super().forward(x)
+"""
+
+
+def start(command, **environment):
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def endless(folder):
+    """Return options of a run that nobody waits for, with a checkpoint only when asked for."""
+    options = tiny_options(folder)
+    options["datasets"]["train"]["stages"] = [{"iters": 100_000, "gt_size": 16, "batch_size_per_gpu": 2}]
+    options["train"]["total_iter"] = 100_000
+    options["val"]["val_freq"] = options["logger"]["save_checkpoint_freq"] = 100_000
+    return options
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def iterations_logged(folder):
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_exit_code_75(tmp_path, options_file, number):
+    process = start([sys.executable, "train.py", "-opt", options_file(endless(tmp_path / "run"))])
+    wait_for(lambda: iterations_logged(tmp_path / "run") > 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "continue with --auto_resume" in output
+    assert Checkpointer(tmp_path / "run").newest()[0].iteration == iterations_logged(tmp_path / "run")
+
+
+def test_sigusr1_writes_a_checkpoint_and_a_second_sigterm_ends_at_once(tmp_path, options_file):
+    checkpointer = Checkpointer(tmp_path / "run")
+    process = start([sys.executable, "train.py", "-opt", options_file(endless(tmp_path / "run"))])
+    wait_for(lambda: iterations_logged(tmp_path / "run") > 3)
+    process.send_signal(signal.SIGUSR1)
+    wait_for(checkpointer.iterations)
+    saved = checkpointer.iterations()[-1]
+    wait_for(lambda: iterations_logged(tmp_path / "run") > saved + 2)
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_iteration(tmp_path, options_file):
+    command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", "-opt"]
+    process = start([*command, options_file(endless(tmp_path / "run"))])
+    wait_for(lambda: iterations_logged(tmp_path / "run") > 3)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(ranks.stdout.split()[-1]), signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert output.count("stopped by a signal after iteration") == 2, output
+    checkpoint = Checkpointer(tmp_path / "run").newest()[0]
+    assert len(checkpoint.state["random"]) == 2
+
+
+def failing(folder, tmp_path):
+    (tmp_path / "failing_plugin.py").write_text(FAILING_NETWORK)
+    options = tiny_options(folder)
+    options["plugins"] = ["failing_plugin"]
+    options["network_g"] = {"type": "FailingNet", "marker": str(tmp_path / "marker")}
+    return options
+
+
+def test_a_rank_that_dies_brings_all_down_and_its_error_is_shown_once(tmp_path, options_file):
+    options = options_file(failing(tmp_path / "run", tmp_path))
+    command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", "-opt", options]
+    process = start(command, PYTHONPATH=str(tmp_path))
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert output.count("ArithmeticError: the original error") == 1, output
+    assert output.count("Traceback (most recent call last)") == 2, output  # the rank's, and torchrun's own
+
+
+def test_torchrun_restarts_a_failed_run_and_it_resumes_by_itself(tmp_path, options_file):
+    options = failing(tmp_path / "run", tmp_path)
+    command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "--max-restarts=1", "train.py", "-opt"]
+    process = start([*command, options_file(options)], PYTHONPATH=str(tmp_path))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "iterations 5 to 8" in output
+    assert Checkpointer(tmp_path / "run").newest()[0].iteration == 8
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_goes_on_with_one_and_the_same_samples(tmp_path, train_command):
+    options = tiny_options(tmp_path / "two")
+    whole = tiny_options(tmp_path / "one")
+    for stage in whole["datasets"]["train"]["stages"]:
+        stage["batch_size_per_gpu"] *= 2
+    assert train_command(whole).returncode == 0
+    assert train_command(options, ranks=2).returncode == 0
+    for name in ("models/net_g_8.pth", "training_states/8.json", "training_states/8.state"):
+        (tmp_path / "two" / name).unlink()
+    resumed = train_command(options, "--auto_resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "written by 2 processes, now there are 1. Samples per iteration: [8, 4, 4]" in resumed.stdout
+    one, two = (
+        torch.load(tmp_path / run / "models/net_g_8.pth", weights_only=True) for run in ("one", "two")
+    )
+    for name, value in one["params"].items():
+        torch.testing.assert_close(two["params"][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file):
+    command = [
+        sys.executable,
+        "train.py",
+        "-opt",
+        options_file(tiny_options(tmp_path / "run")),
+        "--launcher",
+        "slurm",
+    ]
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": "29631"}
+    processes = [
+        start(command, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), **slurm) for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "2 process(es)" in outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "first"),
+    [
+        ("node7", "node7"),
+        ("node7,node9", "node7"),
+        ("gpu[03-07,11],login", "gpu03"),
+        ("gpu-a[1,5]", "gpu-a1"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list_is_found(nodelist, first):
+    assert first_slurm_node(nodelist) == first
+
+
+def test_a_launcher_without_its_variables_is_one_clear_line(tmp_path, train_command):
+    for launcher in ("pytorch", "slurm"):
+        done = train_command(tiny_options(tmp_path / "run"), "--launcher", launcher)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert f"--launcher {launcher}" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_nodes_and_more_ranks_than_validation_images_score_like_one_process(
+    tmp_path, options_file, train_command
+):
+    one = tiny_options(tmp_path / "one")
+    for stage in one["datasets"]["train"]["stages"]:
+        stage["batch_size_per_gpu"] = 4
+    four = tiny_options(tmp_path / "four")
+    for stage in four["datasets"]["train"]["stages"]:
+        stage["batch_size_per_gpu"] = 1
+    assert train_command(one).returncode == 0
+    path = options_file(four, "four.yml")
+    command = [
+        *TORCHRUN,
+        "--nnodes=2",
+        "--nproc_per_node=2",
+        "--master_addr=127.0.0.1",
+        "--master_port=29641",
+    ]
+    nodes = [start([*command, f"--node_rank={node}", "train.py", "-opt", path]) for node in range(2)]
+    outputs = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    one, four = (Checkpointer(tmp_path / run).newest()[0].state["best"] for run in ("one", "four"))
+    assert four["photos"]["psnr"]["value"] == pytest.approx(one["photos"]["psnr"]["value"], abs=2e-3)
