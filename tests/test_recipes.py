@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from helpers import ROOT, run_command
 
 from basicsr_ext import load_options
@@ -13,18 +14,31 @@ from basicsr_ext.config import resolved_stages
 from basicsr_ext.engine.build import build_parts
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
-PUBLISHED_PARAMETERS = {"edt_x2": 11_479_355, "edt_tiny_x2": 916_924}
+PUBLISHED_PARAMETERS = {
+    "edt_x2": 11_479_355,
+    "edt_tiny_x2": 916_924,
+    "emt_x2": 670_572,
+    "emt_x3": 678_687,
+    "emt_x4": 690_048,
+    "restormer_deraining": 26_126_644,
+    "restormer_denoise_color_blind": 26_111_668,
+    "restormer_defocus_dual": 26_132_548,
+}
 
 
 @pytest.fixture
 def data_folders(tmp_path: Path, monkeypatch):
-    """Make every folder the recipes name, with one small image each, in a new working directory."""
-    texture = np.random.default_rng(0).integers(0, 256, (300, 320, 3), np.uint8)
-    for name in ("DF2K", "Set5", "Set14", "B100", "Urban100", "Manga109"):
-        folder = tmp_path / "datasets" / name / "HR"
-        folder.mkdir(parents=True)
-        cv2.imwrite(str(folder / "image.png"), texture)
+    """Make every folder the recipes name, with one image each, in a new working directory."""
+    texture = np.random.default_rng(0).integers(0, 256, (384, 400, 3), np.uint8)
+    for folder in {root for recipe in RECIPES for root in _data_roots(recipe)}:
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "image.png"), texture)
     monkeypatch.chdir(tmp_path)
+
+
+def _data_roots(recipe: Path) -> list[str]:
+    datasets = yaml.safe_load(recipe.read_text())["datasets"].values()
+    return [value for keys in datasets for key, value in keys.items() if key.startswith("dataroot_")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -51,6 +65,68 @@ def test_the_published_edt_recipe_is_the_papers():
     assert (stage.gt_size // options.scale, stage.batch_size_total, stage.iters) == (48, 32, 500_000)
     assert options.train.scheduler.kwargs["milestones"] == [250_000, 400_000, 450_000, 475_000]
     assert options.train.optim_g.kwargs["betas"] == [0.9, 0.99]
+
+
+PUBLISHED_BY_RESTORMER = {
+    "restormer_deraining": "Deraining",
+    "restormer_motion_deblurring": "Motion_Deblurring",
+    "restormer_defocus_single": "DefocusDeblur_Single_8bit",
+    "restormer_defocus_dual": "DefocusDeblur_DualPixel_16bit",
+    "restormer_denoise_gray_50": "GaussianGrayDenoisingSigma50",
+    "restormer_denoise_gray_blind": "GaussianGrayDenoising",
+    "restormer_denoise_color_15": "GaussianColorDenoisingSigma15",
+    "restormer_denoise_color_blind": "GaussianColorDenoising",
+    "restormer_denoise_real": "RealDenoising",
+}
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED_BY_RESTORMER)
+def test_a_restormer_recipe_is_the_released_option_file(recipe):
+    released = ROOT / f"tests/config/published/restormer_{PUBLISHED_BY_RESTORMER[recipe]}.yml"
+    ours, theirs = load_options(ROOT / f"options/{recipe}.yml", phases=()), load_options(released, phases=())
+    assert ours.train == theirs.train
+    assert ours.network_g == theirs.network_g
+    assert (ours.val.use_image, ours.val.val_freq) == (theirs.val.use_image, theirs.val.val_freq)
+    assert ours.val.metrics["psnr"] == theirs.val.metrics["psnr"]
+    stages = [(stage.iters, stage.gt_size, stage.batch_size_total) for stage in resolved_stages(ours)]
+    assert stages == [
+        (stage.iters, stage.gt_size, 8 * stage.batch_size_per_gpu) for stage in resolved_stages(theirs)
+    ]
+    for key in ("type", "sigma_type", "sigma_range", "in_ch", "geometric_augs"):
+        assert getattr(ours.datasets.train, key, None) == getattr(theirs.datasets.train, key, None)
+
+
+def test_every_restormer_recipe_has_the_same_training():
+    recipes = [recipe for recipe in RECIPES if recipe.stem.startswith("restormer_")]
+    schedules = {str(resolved_stages(load_options(recipe, phases=()))) for recipe in recipes}
+    assert (len(recipes), len(schedules)) == (13, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data_folders")
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains_twenty_iterations_with_shrunk_stages(recipe, tmp_path):
+    options = load_options(recipe)
+    count = len(resolved_stages(options))
+    stages = [
+        {"iters": 20 // count + (i < 20 % count), "gt_size": (16 + 8 * i) * options.scale}
+        for i in range(count)
+    ]
+    changed = yaml.safe_load(recipe.read_text())
+    changed |= {"num_gpu": 0}
+    changed["path"]["experiments_root"] = str(tmp_path / "run")
+    changed["train"]["total_iter"] = 20
+    for key in ("gt_size", "batch_size_per_gpu", "batch_size_total"):
+        changed["datasets"]["train"].pop(key, None)
+    changed["datasets"]["train"] |= {
+        "stages": [stage | {"batch_size_per_gpu": 1} for stage in stages],
+        "num_worker_per_gpu": 0,
+    }
+    shrunk = tmp_path / "shrunk.yml"
+    shrunk.write_text(yaml.safe_dump(changed))
+    done = run_command(sys.executable, ROOT / "train.py", "-opt", shrunk, cwd=Path.cwd(), timeout=1200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/models/net_g_latest.pth").is_file()
 
 
 @pytest.mark.slow
