@@ -70,3 +70,11 @@ def test_tensorboard_writes_and_reads_events(tmp_path):
         writer.add_scalar("loss", 0.5, global_step=7)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(7, 0.5)]
+
+
+def test_one_tensorboard_is_installed():
+    """basicsr also asks for tb-nightly; with both, every plugin is found twice and TensorBoard refuses to start."""
+    plugins = [plugin.name for plugin in entry_points(group="tensorboard_plugins")]
+    assert len(plugins) == len(set(plugins))
+    done = run_command(sys.executable, "-m", "tensorboard.main", "--version")
+    assert done.returncode == 0, done.stderr

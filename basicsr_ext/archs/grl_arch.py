@@ -474,7 +474,8 @@ class GRL(nn.Module):
 
     def train(self, mode: bool = True) -> GRL:
         """Set training or evaluation mode; training frees the biases that evaluation kept."""
-        self._cache.clear()
+        if mode:
+            self._cache.clear()
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:

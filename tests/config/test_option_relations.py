@@ -193,7 +193,7 @@ def test_pairs_without_low_quality_images_need_a_scale(paired, folders, complain
     assert complaints(text) == []
     assert complaints(text, "scale=1") == [
         "o.yml:4: datasets.train.dataroot_lq: found nothing, expected a folder of low-quality images, "
-        "which can be left out only where scale is above 1"
+        "which can be left out only where scale is above 1; or name the steps under degradation"
     ]
 
 
