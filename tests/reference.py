@@ -56,13 +56,14 @@ def edt(fixture: Any) -> dict[str, np.ndarray]:
 
 def plain(fixture: Any) -> dict[str, np.ndarray]:
     """Run a network that takes one image and returns one, built by its class name and recorded arguments."""
-    net = build(fixture, type=fixture.meta["class"], **fixture.kwargs)
+    net = build(fixture, {"type": fixture.meta["class"], **fixture.kwargs})
     return differentiate(lambda images: [net(image) for image in images], fixture)
 
 
 RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "EDT": edt,
     "EDTSF": edt,
+    "grl": plain,
     "EMT": plain,
     "restormer": plain,
 }

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import NETWORKS
 from .layers.attention import attention
-from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps
+from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from .layers.drop_path import DropPath
 from .layers.windows import shifted_window_mask, window_partition, window_reverse
 from .padding import SizeRequirement, crop_to, pad_to
@@ -261,7 +261,7 @@ class Body(nn.Module):
             for count, heads in zip(depths, num_heads, strict=True)
         )
         self.norm = nn.LayerNorm(dim)
-        self.conv_after_body = _conv_after_body(resi_connection, dim)
+        self.conv_after_body = residual_conv(resi_connection, dim, "resi_connection")
         self.apply(_init_linear)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,21 +279,6 @@ class Body(nn.Module):
 def _both(window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     h, w = window
     return (h, w), (w, h)
-
-
-def _conv_after_body(kind: str, dim: int) -> nn.Module:
-    if kind == "1conv":
-        return conv3x3(dim, dim)
-    if kind == "3conv":  # SwinIR's bottleneck
-        squeezed = dim // 4
-        return nn.Sequential(
-            conv3x3(dim, squeezed),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(squeezed, squeezed, 1),
-            nn.LeakyReLU(0.2),
-            conv3x3(squeezed, dim),
-        )
-    raise ValueError(f"resi_connection: found {kind!r}, expected '1conv' or '3conv'")
 
 
 def _init_linear(module: nn.Module) -> None:

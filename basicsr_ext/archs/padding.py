@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -23,7 +24,7 @@ class SizeRequirement:
     """
 
     multiple_of: int = 1
-    mode: Literal["reflect", "flip"] = "reflect"
+    mode: Literal["reflect", "flip", "reflect_or_zeros"] = "reflect"
     always: bool = False
 
     def fits(self, x: Tensor) -> bool:
@@ -42,8 +43,13 @@ def pad_to(x: Tensor, requirement: SizeRequirement) -> Tensor:
 
     Mirroring repeats where the image is smaller than its extension.
     """
+    if requirement.mode == "reflect_or_zeros":
+        down, right = (requirement.padded_length(length) - length for length in x.shape[-2:])
+        if down >= x.shape[-2] or right >= x.shape[-1]:
+            return F.pad(x, (0, right, 0, down))
     for dim in (-2, -1):
-        x = mirror_to(x, dim, requirement.padded_length(x.shape[dim]), requirement.mode)
+        mode = "flip" if requirement.mode == "flip" else "reflect"
+        x = mirror_to(x, dim, requirement.padded_length(x.shape[dim]), mode)
     return x
 
 

@@ -71,8 +71,12 @@ class ForeignEval(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        with global_generators(sample_rng(0, index, Purpose.FOREIGN)):
-            item = self.dataset[index]
+        try:
+            with global_generators(sample_rng(0, index, Purpose.FOREIGN)):
+                item = self.dataset[index]
+        except Exception as error:
+            name = type(self.dataset).__name__
+            raise SampleError(f"image {index} of {name}: {type(error).__name__}: {error}") from error
         name = Path(str(item.get("lq_path", f"{index:06d}"))).stem
         return {"name": name, **item, "index": index}
 

@@ -20,12 +20,15 @@ from ..config.errors import Problem
 from .images import ImageError
 from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
-from .sources import ImageSource, first_few
-from .transforms import ToTensor, random_corner, random_orientation
+from .sources import ImageSource, LazyImage, first_few
+from .transforms import Orientation, ToTensor, random_corner, random_orientation
 
 
 class SampleError(RuntimeError):
-    """A sample or item that cannot be made; the message names its number and its file."""
+    """A sample or item that cannot be made; the message, one line, names its number and its file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class LowQuality(ABC):
@@ -33,16 +36,33 @@ class LowQuality(ABC):
 
     @abstractmethod
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         """Return the ``size`` x ``size`` low-quality crop at (top, left), in low-quality pixels.
 
-        ``gt`` is the whole ground truth, cut to a multiple of the scale.
+        ``gt`` is the ground truth, cut to a multiple of the scale; slices of it are read when taken.
         """
 
     @abstractmethod
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
         """Return the whole low-quality image, always the same one."""
+
+    def laid_crop(
+        self,
+        index: int,
+        gt: LazyImage,
+        top: int,
+        left: int,
+        size: int,
+        orientation: Orientation,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Return the crop at (top, left) of the upright image, laid like the ground truth's.
+
+        Overridden where the low quality has a direction of its own: rain falls downwards, whichever
+        way the photograph lies.
+        """
+        return orientation.apply(self.crop(index, gt, top, left, size, rng))
 
     def path(self, index: int) -> str | None:
         """Return what messages call the stored image, if there is one."""
@@ -62,21 +82,23 @@ class StoredLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
-        image = self.whole(index, gt)
-        rows, columns = gt.shape[0] // self.scale, gt.shape[1] // self.scale
-        if image.shape[:2] != (rows, columns):
-            raise ValueError(
-                f"{self.path(index)} has {_pixels(*image.shape[:2])}, expected {_pixels(rows, columns)}:"
-                f" the ground truth's divided by {self.scale}"
-            )
-        return image[top : top + size, left : left + size]
+        expected = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        crops = []
+        for view in self.views:
+            image = LazyImage(view, index)
+            if image.shape != expected:
+                raise ValueError(
+                    f"{view.path(index)} has {_pixels(*image.shape)}, expected {_pixels(*expected)}:"
+                    f" the ground truth's divided by {self.scale}"
+                )
+            crops.append(image[top : top + size, left : left + size])
+        return _joined(crops)
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
-        images = [view.read(index) for view in self.views]
-        return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
+        return _joined([view.read(index) for view in self.views])
 
     @override
     def path(self, index: int) -> str:
@@ -95,7 +117,7 @@ class BicubicLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         return lq_crop(gt, top, left, size, self.scale)
 
@@ -158,24 +180,38 @@ class TrainPairs(Dataset[dict[str, Any]]):
                 "k": request.k,
             }
         except Exception as error:
-            raise SampleError(f"sample {request.k}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"sample {request.k}, {path}: {reason}") from error
+
+    def place(self, request: SampleRequest) -> tuple[int, int, Orientation]:
+        """Return (top, left) of a sample's crop in the ground truth, in its pixels, and how it is laid."""
+        size = request.gt_size // self.pairs.scale
+        rng = sample_rng(self.seed, request.k)
+        top, left, orientation = self._draw_place(rng, size, self._gt.size(request.index))
+        return top * self.pairs.scale, left * self.pairs.scale, orientation
+
+    def _draw_place(
+        self, rng: np.random.Generator, size: int, extent: tuple[int, ...]
+    ) -> tuple[int, int, Orientation]:
+        """Draw (top, left) of a crop in low-quality pixels, and its orientation."""
+        height, width = extent
+        scale = self.pairs.scale
+        top, left = random_corner(rng, height // scale, width // scale, size)
+        return top, left, random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
 
     def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:
         scale = self.pairs.scale
         size, rest = divmod(request.gt_size, scale)
         if rest:
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
-        gt = cut_to_multiple(self._gt.read(request.index), scale)
-        if min(gt.shape[:2]) < request.gt_size:
-            raise ValueError(
-                f"the image has {_pixels(*gt.shape[:2])}, less than a patch of {request.gt_size}"
-            )
+        gt = LazyImage(self._gt, request.index, scale)
+        if min(gt.shape) < request.gt_size:
+            raise ValueError(f"the image has {_pixels(*gt.shape)}, less than a patch of {request.gt_size}")
         rng = sample_rng(self.seed, request.k)
-        top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
-        orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
-        lq = self.pairs.lq.crop(request.index, gt, top, left, size, rng)
+        top, left, orientation = self._draw_place(rng, size, gt.shape[:2])
+        lq = self.pairs.lq.laid_crop(request.index, gt, top, left, size, orientation, rng)
         window = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-        return orientation.apply(gt[window]), orientation.apply(lq)
+        return orientation.apply(gt[window]), lq
 
 
 class EvalPairs(Dataset[dict[str, Any]]):
@@ -197,7 +233,8 @@ class EvalPairs(Dataset[dict[str, Any]]):
         try:
             images = self._images(index)
         except Exception as error:
-            raise SampleError(f"image {index}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"image {index}, {path}: {reason}") from error
         item: dict[str, Any] = {side: pairs.to_tensor(image) for side, image in images.items()}
         if pairs.gt is not None:
             item["gt_path"] = path
@@ -282,6 +319,10 @@ def check_sizes(
         for images, what, expected, fix in findings
         if images
     ]
+
+
+def _joined(views: Sequence[np.ndarray]) -> np.ndarray:
+    return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
 
 
 def _pixels(height: int, width: int) -> str:

@@ -13,7 +13,7 @@ from ..config.schema import GaussianDenoisingKeys, GaussianDenoisingTrain
 from . import DATASETS
 from .datasets import ImagePairs, LowQuality
 from .paired_dataset import open_ground_truth, to_tensor
-from .sources import GreySource
+from .sources import GreySource, LazyImage
 from .transforms import to_unit
 
 SigmaType = Literal["constant", "random", "choice"]
@@ -38,7 +38,7 @@ class NoisyLQ(LowQuality):
 
     @override
     def crop(
-        self, index: int, gt: np.ndarray, top: int, left: int, size: int, rng: np.random.Generator
+        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
     ) -> np.ndarray:
         clean = to_unit(gt[top : top + size, left : left + size])
         noise = rng.standard_normal(clean.shape, np.float32)

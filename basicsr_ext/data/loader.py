@@ -47,7 +47,7 @@ def build_train_loader(
         _Watched(dataset, num_workers),
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate_train,
+        collate_fn=_collate_or_fail,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory and torch.cuda.is_available(),
         prefetch_factor=prefetch_factor if num_workers else None,
@@ -76,7 +76,20 @@ def build_eval_loader(
 
 
 def collate_train(samples: Sequence[Batch]) -> Batch:
-    """Make a batch of samples; ``k`` stays a list of integers."""
+    """Make a batch of samples; ``k`` stays a list of integers.
+
+    Raises:
+        SampleError: a sample's tensors differ from the others' in shape.
+    """
+    for key in samples[0]:
+        shapes = [tuple(getattr(sample.get(key), "shape", ())) for sample in samples]
+        usual = max(shapes, key=shapes.count)
+        for sample, shape in zip(samples, shapes, strict=True):
+            if shape != usual:
+                raise SampleError(
+                    f"sample {sample['k']}, {sample.get('gt_path', 'of unknown path')}:"
+                    f" {key} has shape {list(shape)}, others of its batch {list(usual)}"
+                )
     batch = stack([{key: value for key, value in sample.items() if key != "k"} for sample in samples])
     return {**batch, "k": [sample["k"] for sample in samples]}
 
@@ -132,7 +145,7 @@ class DevicePrefetcher:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
-class _Watched(Dataset[Batch]):
+class _Watched(Dataset[Batch | SampleError]):
     """A data set that notes in shared memory what each worker is making, for when one dies."""
 
     def __init__(self, dataset: Dataset[Batch], num_workers: int) -> None:
@@ -140,11 +153,15 @@ class _Watched(Dataset[Batch]):
         # Per worker: process, sample, image.
         self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
 
-    def __getitem__(self, request: SampleRequest) -> Batch:
+    def __getitem__(self, request: SampleRequest) -> Batch | SampleError:
         worker = get_worker_info()
         if worker is not None:
             self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
-        return self.dataset[request]
+        try:
+            return self.dataset[request]
+        except SampleError as error:
+            # Raised where the batch is wanted: a worker would wrap its whole traceback into the message.
+            return error
 
     def last_seen(self, message: str) -> str:
         """Return what the processes whose numbers occur in ``message`` were making."""
@@ -158,11 +175,14 @@ class _Watched(Dataset[Batch]):
         return pairs.gt.path(index) if pairs is not None else f"image {index}"
 
 
-class _TrainLoader(DataLoader[Batch]):
+class _TrainLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
         try:
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                if isinstance(batch, SampleError):
+                    raise batch
+                yield batch
         except SampleError:
             raise
         except RuntimeError as error:
@@ -170,6 +190,20 @@ class _TrainLoader(DataLoader[Batch]):
             if not culprit:
                 raise
             raise SampleError(f"{culprit}: the loader process died; {error}") from error
+
+
+def _collate_or_fail(samples: Sequence[Batch | SampleError]) -> Batch | SampleError:
+    """Make a batch, or hand on the first sample's error."""
+    try:
+        return collate_train([_sound(sample) for sample in samples])
+    except SampleError as error:
+        return error
+
+
+def _sound(sample: Batch | SampleError) -> Batch:
+    if isinstance(sample, SampleError):
+        raise sample
+    return sample
 
 
 def _start_worker(worker: int) -> None:

@@ -5,33 +5,37 @@ from __future__ import annotations
 from ..config.schema import ImageSource as ImageSourceKeys
 from ..config.schema import PairedKeys
 from . import DATASETS
-from .datasets import BicubicLQ, ImagePairs, StoredLQ
+from .cache import cached
+from .datasets import ImagePairs, StoredLQ
+from .degradations import degraded_pairs
 from .sources import LmdbSource, StoredSource, match, open_source, select
 from .transforms import ToTensor
 
 
 def open_ground_truth(option: ImageSourceKeys, root: str, key: str = "dataroot_gt") -> StoredSource:
-    """Open a folder or LMDB, reduced to what the option's meta-info file lists.
+    """Open a folder, LMDB or store, reduced to what the option's meta-info file lists, and cached.
 
     Raises:
-        ValueError: nothing there, or ``io_backend`` says LMDB and it is none.
+        ValueError: nothing there, ``io_backend`` says LMDB and it is none, or no place for the cache.
     """
     source = open_source(root, key)
     if option.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
         raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
     listed = option.meta_info_file or option.meta_info
-    return select(source, listed, "meta_info_file") if listed else source
+    return cached(select(source, listed, "meta_info_file") if listed else source, option.cache)
 
 
 def open_low_quality(option: ImageSourceKeys, gt: StoredSource, root: str, key: str) -> StoredSource:
-    """Open the partners of ``gt``, in its order.
+    """Open the partners of ``gt``, in its order, and cached.
 
     Raises:
-        ValueError: nothing there, or images without partner.
+        ValueError: nothing there, images without partner, or no place for the cache.
     """
     # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
     chosen = bool(option.meta_info_file or option.meta_info)
-    return match(gt, open_source(root, key), option.filename_tmpl, key, allow_extra=chosen)
+    return cached(
+        match(gt, open_source(root, key), option.filename_tmpl, key, allow_extra=chosen), option.cache
+    )
 
 
 def to_tensor(option: ImageSourceKeys) -> ToTensor:
@@ -41,10 +45,15 @@ def to_tensor(option: ImageSourceKeys) -> ToTensor:
 
 @DATASETS.register("PairedImageDataset", "Dataset_PairedImage")
 def paired_images(option: PairedKeys, scale: int) -> ImagePairs:
-    """Pair stored images by name; without a low-quality folder shrink the ground truth bicubically."""
+    """Pair stored images by name; without a low-quality folder make low quality of the ground truth.
+
+    Raises:
+        ValueError: images without partner, or degradation steps beside a folder.
+    """
     gt = open_ground_truth(option, option.dataroot_gt)
     if option.dataroot_lq is None:
-        lq = BicubicLQ(scale)
-    else:
-        lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
+        return degraded_pairs(gt, option.degradation, scale, to_tensor(option))
+    if option.degradation:
+        raise ValueError("degradation: low quality is either made or read from dataroot_lq, not both")
+    lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
     return ImagePairs(gt, lq, gt.names, scale, to_tensor(option))

@@ -5,6 +5,8 @@ sums are integers: exact, the same in any order, and ties are true ties. MATLAB 
 shrinks, mirrors at borders, does the height first, and rounds half up to the image's own type after
 each of the two passes. Because sums are exact and weights repeat with the factor, a crop of the
 result can be made from the crop of the source plus the kernel's margin.
+
+Images of floats are resized as MATLAB resizes them: neither rounded nor clipped.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+
+from .sources import LazyImage, require_inside
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
@@ -25,17 +29,20 @@ def downscale(image: np.ndarray, scale: int) -> np.ndarray:
     Rows and columns beyond a multiple of ``scale`` are cut first, at bottom and right.
 
     Args:
-        image: uint8 or uint16.
+        image: uint8, uint16 or floats.
         scale: 1 or more; 1 returns the image.
     """
     return lq_crop(image, 0, 0, (image.shape[0] // scale, image.shape[1] // scale), scale)
 
 
-def lq_crop(image: np.ndarray, top: int, left: int, size: int | tuple[int, int], scale: int) -> np.ndarray:
+def lq_crop(
+    image: np.ndarray | LazyImage, top: int, left: int, size: int | tuple[int, int], scale: int
+) -> np.ndarray:
     """Return the crop at (top, left) of ``downscale(image, scale)`` without making the rest of it.
 
     Args:
-        image: the whole ground truth, (H, W, C), uint8 or uint16.
+        image: the whole ground truth, (H, W, C), uint8, uint16 or floats; only the crop and the kernel's
+            margin are read of a lazy one.
         top: first row of the crop in the small image.
         left: first column of the crop in the small image.
         size: side of the crop, or its (height, width), in pixels of the small image.
@@ -45,21 +52,24 @@ def lq_crop(image: np.ndarray, top: int, left: int, size: int | tuple[int, int],
         ValueError: the crop leaves the small image.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    image = cut_to_multiple(image, scale)
     rows, columns = image.shape[0] // scale, image.shape[1] // scale
-    if top < 0 or left < 0 or height < 1 or width < 1 or top + height > rows or left + width > columns:
-        raise ValueError(
-            f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of {rows}x{columns} pixels"
-        )
+    require_inside((rows, columns), top, left, height, width)
     if scale == 1:
         return image[top : top + height, left : left + width]
     first, weights = _shrinking(scale)
     reach = len(weights) - scale
-    window = _mirrored(image, 0, top * scale + first, height * scale + reach)
-    window = _mirrored(window, 1, left * scale + first, width * scale + reach)
+    starts = top * scale + first, left * scale + first
+    lengths = height * scale + reach, width * scale + reach
+    rows, columns = (
+        _touched(count * scale, start, length)
+        for count, start, length in zip((rows, columns), starts, lengths, strict=True)
+    )
+    window = _mirrored(image[rows, columns], 0, starts[0] - rows.start, lengths[0])
+    window = _mirrored(window, 1, starts[1] - columns.start, lengths[1])
+    stored = window.dtype
     for axis, length in ((0, height), (1, width)):
         window = _filter(window, axis, length, scale, weights)
-    return window
+    return window.astype(stored, copy=False)
 
 
 def upscale(image: np.ndarray, scale: int) -> np.ndarray:
@@ -122,26 +132,50 @@ def _without_zeros(taps: dict[int, int]) -> tuple[int, tuple[int, ...]]:
     return used[0], tuple(weight // divisor for weight in weights)
 
 
+def _touched(extent: int, start: int, length: int) -> slice:
+    """Return the part of 0..``extent`` that :func:`_mirrored` reads."""
+    if start >= 0 and start + length <= extent:
+        return slice(start, start + length)
+    index = _mirror(extent, start, length)
+    return slice(int(index.min()), int(index.max()) + 1)
+
+
+def _mirror(extent: int, start: int, length: int) -> np.ndarray:
+    index = np.arange(start, start + length) % (2 * extent)
+    return np.minimum(index, 2 * extent - 1 - index)
+
+
 def _mirrored(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
     """Return ``length`` rows or columns from ``start`` on; outside the image it repeats mirrored."""
     extent = image.shape[axis]
     if start >= 0 and start + length <= extent:
         return image[_along(axis, slice(start, start + length))]
-    index = np.arange(start, start + length) % (2 * extent)
-    return np.take(image, np.minimum(index, 2 * extent - 1 - index), axis=axis)
+    return np.take(image, _mirror(extent, start, length), axis=axis)
 
 
 def _filter(window: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...]) -> np.ndarray:
-    """Correlate ``window`` with ``weights`` at every ``stride``-th place, rounded half up and clipped."""
-    peak, total = np.iinfo(window.dtype).max, sum(weights)
+    """Correlate ``window`` with ``weights`` at every ``stride``-th place.
+
+    Integers are rounded half up and clipped; floats become float64.
+    """
+    total = sum(weights)
+    if np.issubdtype(window.dtype, np.floating):
+        return _sum(window.astype(np.float64), axis, length, stride, weights, 0) / total
+    peak = np.iinfo(window.dtype).max
     bound = int(peak) * sum(map(abs, weights)) + total
     work = window.astype(np.int32 if bound <= np.iinfo(np.int32).max else np.int64)
+    rounded = _sum(work, axis, length, stride, weights, total // 2) // total
+    return np.clip(rounded, 0, peak).astype(window.dtype)
+
+
+def _sum(
+    work: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...], start: int
+) -> np.ndarray:
     last = (length - 1) * stride + 1
-    accumulated = np.full(work[_along(axis, slice(0, last, stride))].shape, total // 2, work.dtype)
+    accumulated = np.full(work[_along(axis, slice(0, last, stride))].shape, start, work.dtype)
     for offset, weight in enumerate(weights):
         accumulated += weight * work[_along(axis, slice(offset, offset + last, stride))]
-    accumulated //= total
-    return np.clip(accumulated, 0, peak).astype(window.dtype)
+    return accumulated
 
 
 def _along(axis: int, part: slice) -> tuple[slice, ...]:

@@ -25,6 +25,8 @@ class Purpose(IntEnum):
     ORDER = 1
     MIXING = 2
     FOREIGN = 3
+    EVALUATION = 4
+    REPLACEMENT = 5
 
 
 def sample_rng(seed: int, k: int, purpose: int = Purpose.SAMPLE) -> np.random.Generator:

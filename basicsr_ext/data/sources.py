@@ -1,4 +1,4 @@
-"""Where images come from: folders of files and BasicSR's LMDBs, and how the sets of a pair are matched."""
+"""Where images come from: folders of files, BasicSR's LMDBs, stores; how the sets of a pair are matched."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ class ImageSource(ABC):
     """A sequence of images, read on demand; can be pickled and handed to loader processes."""
 
     @property
+    def reads_crops(self) -> bool:
+        """Whether :meth:`read_crop` costs less than :meth:`read`, and :meth:`size` next to nothing."""
+        return False
+
+    @property
     @abstractmethod
     def names(self) -> Sequence[str]:
         """Relative paths without suffix, ``/`` between folders; unique."""
@@ -30,6 +36,16 @@ class ImageSource(ABC):
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Return the image, (H, W, 3) RGB or (H, W, 1) grey, uint8 or uint16; not to be written to."""
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return rows ``top`` to ``top + height`` and columns ``left`` to ``left + width`` of the image.
+
+        Raises:
+            ValueError: the crop leaves the image.
+        """
+        image = self.read(index)
+        require_inside(image.shape[:2], top, left, height, width)
+        return image[top : top + height, left : left + width]
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -47,6 +63,14 @@ class StoredSource(ImageSource):
     """Images that lie in one folder."""
 
     folder: str
+
+    @abstractmethod
+    def version(self, index: int) -> str:
+        """Return a text that changes when the file changes that holds the image.
+
+        Raises:
+            OSError: there is no such file.
+        """
 
     @abstractmethod
     def take(self, indices: Sequence[int]) -> StoredSource:
@@ -78,6 +102,10 @@ class FileSource(StoredSource):
         return os.path.join(self.folder, self.files[index])
 
     @override
+    def version(self, index: int) -> str:
+        return file_version(self.path(index))
+
+    @override
     def take(self, indices: Sequence[int]) -> FileSource:
         return FileSource(self.folder, tuple(self.files[index] for index in indices))
 
@@ -97,7 +125,7 @@ class LmdbSource(StoredSource):
 
     @override
     def read(self, index: int) -> np.ndarray:
-        with _environment(self.folder).begin(buffers=True) as transaction:
+        with environment(self.folder).begin(buffers=True) as transaction:
             data = transaction.get(self.keys[index].encode())
             if data is None:
                 raise ImageError(f"{self.path(index)}: listed in meta_info.txt, absent in the database")
@@ -110,6 +138,10 @@ class LmdbSource(StoredSource):
     @override
     def path(self, index: int) -> str:
         return f"{self.folder}/{self.keys[index]}"
+
+    @override
+    def version(self, index: int) -> str:
+        return file_version(os.path.join(self.folder, "data.mdb"))
 
     @override
     def take(self, indices: Sequence[int]) -> LmdbSource:
@@ -138,9 +170,18 @@ class _Wrapper(ImageSource):
 class GreySource(_Wrapper):
     """Another source's images in grey."""
 
+    @property
+    @override
+    def reads_crops(self) -> bool:
+        return self.source.reads_crops
+
     @override
     def read(self, index: int) -> np.ndarray:
         return grey(self.source.read(index))
+
+    @override
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return grey(self.source.read_crop(index, top, left, height, width))
 
 
 @dataclass(frozen=True)
@@ -158,6 +199,44 @@ class RememberedSource(_Wrapper):
         return self._images[index]
 
 
+class LazyImage:
+    """One image of a source, of which only the windows asked for are read: ``image[rows, columns]``.
+
+    Args:
+        source: holds the image.
+        index: of the image.
+        multiple: rows and columns beyond a multiple of this are cut, at bottom and right.
+
+    Attributes:
+        shape: (height, width) after cutting.
+    """
+
+    def __init__(self, source: ImageSource, index: int, multiple: int = 1) -> None:
+        self._source, self._index = source, index
+        # Where a crop costs as much as the image, one decoding serves all windows.
+        self._whole = None if source.reads_crops else source.read(index)
+        height, width = source.size(index) if self._whole is None else self._whole.shape[:2]
+        self.shape = height // multiple * multiple, width // multiple * multiple
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            part.indices(extent) for part, extent in zip(window, self.shape, strict=True)
+        )
+        if self._whole is not None:
+            return self._whole[top:bottom, left:right]
+        return self._source.read_crop(self._index, top, left, bottom - top, right - left)
+
+
+def require_inside(shape: Sequence[int], top: int, left: int, height: int, width: int) -> None:
+    """Raise ValueError unless a crop lies in an image of ``shape`` (height, width)."""
+    inside = min(top, left) >= 0 and top + height <= shape[0] and left + width <= shape[1]
+    if not inside or height < 1 or width < 1:
+        raise ValueError(
+            f"a {height}x{width} crop at ({top}, {left}) does not lie in an image of"
+            f" {shape[0]}x{shape[1]} pixels"
+        )
+
+
 def first_few(names: Sequence[str]) -> str:
     """Return the first five of ``names`` in one line, and how many more there are."""
     rest = len(names) - _LISTED
@@ -165,7 +244,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def open_source(root: str, key: str) -> StoredSource:
-    """Open a folder of images, at any depth, or a ``.lmdb`` folder; images are in order of their names.
+    """Open a folder of images, at any depth, a ``.lmdb`` or a ``.store``; images are in order of their names.
 
     Args:
         root: the folder.
@@ -177,7 +256,8 @@ def open_source(root: str, key: str) -> StoredSource:
     folder = os.path.expanduser(root)
     if not os.path.isdir(folder):
         raise ValueError(f"{key}: {root} is not a folder")
-    source = _open_lmdb(folder, key) if folder.rstrip("/").endswith(".lmdb") else _open_folder(folder, key)
+    kind = os.path.splitext(folder.rstrip("/"))[1]
+    source = {".lmdb": _open_lmdb, ".store": _open_store}.get(kind, _open_folder)(folder, key)
     seen: set[str] = set()
     doubled = [name for name in source.names if name in seen or seen.add(name)]
     if doubled:
@@ -193,8 +273,9 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     """
     try:
         lines = Path(meta_info).expanduser().read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{key}: {meta_info} cannot be read ({error.strerror or error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key}: {meta_info} cannot be read ({reason})") from error
     wanted = [_without_suffix(line.split()[0]) for line in lines if line.strip()]
     if not wanted:
         raise ValueError(f"{key}: {meta_info} lists no image")
@@ -239,6 +320,12 @@ def match(
     return lq.take([place[name] for name in partners])
 
 
+def _open_store(folder: str, key: str) -> StoredSource:
+    from .store import open_store
+
+    return open_store(folder, key)
+
+
 def _open_folder(folder: str, key: str) -> FileSource:
     files = []
     # Data sets are often put together from links to folders elsewhere.
@@ -254,25 +341,55 @@ def _open_folder(folder: str, key: str) -> FileSource:
     return FileSource(folder, tuple(sorted(files)))
 
 
-@lru_cache
-def _environment(folder: str) -> Any:
-    """Return the open database; LMDB allows one handle a process, so all sources share it."""
+def environment(path: str) -> Any:
+    """Return the open database, a folder or a file, for reading.
+
+    LMDB allows one handle a process, so all sources and threads share it.
+    """
+    with _OPENING:
+        return _open_environment(path)
+
+
+def close_environments() -> None:
+    """Close all databases; :func:`environment` opens them again."""
+    with _OPENING:
+        _open_environment.cache_clear()
+
+
+@cache
+def _open_environment(path: str) -> Any:
     import lmdb
 
-    return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+    return lmdb.open(
+        path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, meminit=False
+    )
 
 
-# A handle must not be used in a process forked from the one that opened it.
+_OPENING = RLock()
+
+
+def _before_fork() -> None:
+    # A handle must not be used in a process forked from the one that opened it, nor may that process
+    # inherit the lock from a thread it does not have.
+    _OPENING.acquire()
+    close_environments()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_environment.cache_clear)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_OPENING.release, after_in_child=_OPENING.release
+    )
 
-_META_LINE = re.compile(r"(?P<name>.+?)\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\)(\s+\d+)?\s*")
+# The name ends in no space, lest a long run of spaces be tried at every place.
+_META_LINE = re.compile(
+    r"(?P<name>.*\S)\s+\((?P<height>\d{1,9}),\s*(?P<width>\d{1,9}),\s*\d+\)(\s+\d+)?\s*", re.ASCII
+)
 
 
 def _open_lmdb(folder: str, key: str) -> LmdbSource:
     try:
         lines = Path(folder, "meta_info.txt").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{key}: {folder} has no readable meta_info.txt, as BasicSR's LMDBs do") from error
     images = []
     for number, line in enumerate(lines, 1):
@@ -289,6 +406,12 @@ def _open_lmdb(folder: str, key: str) -> LmdbSource:
         raise ValueError(f"{key}: {folder}/meta_info.txt lists no image")
     keys, sizes = zip(*sorted(images), strict=True)
     return LmdbSource(folder, keys, sizes)
+
+
+def file_version(path: str) -> str:
+    """Return a text that changes when a file does: its name, size and time of change."""
+    status = os.stat(path)
+    return f"{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}"
 
 
 def _without_suffix(file: str) -> str:

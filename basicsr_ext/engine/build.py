@@ -24,6 +24,7 @@ from ..config.errors import nearest
 from ..config.schema import Spec
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.datasets import check_sizes
+from ..data.replacing import Replacing
 from ..data.sampling import Stage
 from ..losses import LOSSES
 from ..metrics import METRICS
@@ -165,7 +166,12 @@ class _Builder:
             dataset = build_train_dataset(
                 option, option.scale or self.options.scale, self.options.manual_seed
             )
-            self.problems += check_sizes(dataset, largest)
+            problems = check_sizes(dataset, largest)
+            if option.on_bad_sample == "skip":
+                for problem in problems:
+                    LOG.warning("%s; others take their places", problem.line(self.options.source))
+                return Replacing(dataset, self.options.manual_seed)
+            self.problems += problems
             return dataset
 
     def eval_sets(self, phase: Literal["val", "test"]) -> dict[str, Any]:
@@ -216,7 +222,7 @@ class _Builder:
         except Exception as error:
             LOG.debug("at %s", key, exc_info=True)
             # The data package begins its messages with the key inside the section.
-            inner = re.match(r"(dataroot_\w+|meta_info\w*|filename_tmpl|\w+_range): ", str(error))
+            inner = re.match(r"(dataroot_\w+|meta_info\w*|filename_tmpl|\w+_range|cache): ", str(error))
             if inner is not None:
                 self._add(f"{key}.{inner[1]}", str(error)[inner.end() :], expected)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -147,3 +148,15 @@ class TestRequirementOf:
         net = nn.Identity()
         net.window_size = 16
         assert requirement_of(net).multiple_of == 16
+
+
+class TestMirroringOrZeros:
+    requirement = SizeRequirement(8, mode="reflect_or_zeros")
+
+    def test_mirrors_where_one_mirroring_is_enough(self):
+        x = torch.rand(1, 1, 5, 14)
+        assert torch.equal(pad_to(x, self.requirement), F.pad(x, (0, 2, 0, 3), "reflect"))
+
+    def test_appends_zeros_on_both_axes_where_either_cannot_be_mirrored(self):
+        x = torch.rand(1, 1, 4, 14)
+        assert torch.equal(pad_to(x, self.requirement), F.pad(x, (0, 2, 0, 4)))

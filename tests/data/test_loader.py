@@ -19,7 +19,7 @@ STAGES = (Stage(20, 16, 4), Stage(20, 24, 2), Stage(20, 32, 1))
 COUNT = 50
 
 
-@pytest.fixture(params=["bicubic", "stored", "noise", "basicsr"])
+@pytest.fixture(params=["bicubic", "stored", "noise", "degraded", "basicsr"])
 def dataset(request, pairs):
     gt, lq = str(pairs / "GT"), str(pairs / "LQ")
     if request.param == "noise":
@@ -27,6 +27,14 @@ def dataset(request, pairs):
             type="Dataset_GaussianDenoising", dataroot_gt=gt, sigma_type="random", sigma_range=[0, 50]
         )
         return build_train_dataset(option, 1, 7)
+    if request.param == "degraded":
+        steps = [
+            {"type": "blur", "kernel_list": ["iso", "aniso", "sinc"]},
+            {"type": "downsample", "modes": ["area", "bilinear", "bicubic"]},
+            {"type": "poisson_noise", "gray_prob": 0.5},
+        ]
+        option = PairedTrain(type="PairedImageDataset", dataroot_gt=gt, degradation=steps)
+        return build_train_dataset(option, 4, 7)
     if request.param == "basicsr":
         option = ForeignTrain(type="RealESRGANPairedDataset", dataroot_gt=gt, dataroot_lq=lq)
         return build_train_dataset(option, 4, 7)
@@ -160,3 +168,31 @@ def test_the_prefetcher_moves_tensors_to_the_gpu_and_leaves_the_rest(pairs):
         assert moved["k"] == kept["k"]
         assert torch.equal(moved["gt"].cpu(), kept["gt"])
         assert torch.equal(moved["lq"].cpu(), kept["lq"])
+
+
+class OneChannelLess(torch.utils.data.Dataset):
+    """What a plug-in's data set gives for a grey image among coloured ones."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, request):
+        lq = torch.zeros(1 if request.k == 5 else 3, 4, 4)
+        return {"gt": torch.zeros(3, 4, 4), "lq": lq, "gt_path": f"{request.index}.png", "k": request.k}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_with_other_channels_than_its_batch_is_named(workers):
+    message = r"^sample 5, 1\.png: lq has shape \[1, 4, 4\], others of its batch \[3, 4, 4\]$"
+    with pytest.raises(SampleError, match=message):
+        batches(OneChannelLess(), workers, shuffle=False)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_message_of_a_broken_file_is_one_line(pairs, workers):
+    (pairs / "GT/3.png").write_bytes(b"broken")
+    option = PairedTrain(type="PairedImageDataset", dataroot_gt=str(pairs / "GT"))
+    with pytest.raises(SampleError) as caught:
+        batches(build_train_dataset(option, 4, 0), workers, shuffle=False)
+    assert str(caught.value).startswith(f"sample 3, {pairs}/GT/3.png: ")
+    assert len(str(caught.value).splitlines()) == 1

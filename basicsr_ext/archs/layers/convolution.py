@@ -32,6 +32,26 @@ def pixel_shuffle_once(scale: int, channels: int, image_channels: int) -> nn.Seq
     return nn.Sequential(conv3x3(channels, scale**2 * image_channels), nn.PixelShuffle(scale))
 
 
+def residual_conv(kind: str, channels: int, argument: str) -> nn.Module:
+    """Return the convolution that ends a residual branch: one, or SwinIR's bottleneck of three.
+
+    Raises:
+        ValueError: ``kind`` is neither "1conv" nor "3conv"; the message names ``argument``.
+    """
+    if kind == "1conv":
+        return conv3x3(channels, channels)
+    if kind == "3conv":
+        squeezed = channels // 4
+        return nn.Sequential(
+            conv3x3(channels, squeezed),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(squeezed, squeezed, 1),
+            nn.LeakyReLU(0.2),
+            conv3x3(squeezed, channels),
+        )
+    raise ValueError(f"{argument}: found {kind!r}, expected '1conv' or '3conv'")
+
+
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1 x 1 convolution to (..., channels_in): to (..., channels_out)."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)

@@ -1,0 +1,59 @@
+"""Training past samples that cannot be made: other images take their places, the same ones every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .datasets import SampleError
+from .sampling import Purpose, SampleRequest, sample_rng
+
+TRIES = 20
+"""Images tried in place of one; a set in which all of them fail is no longer worth training on."""
+
+
+class Replacing(Dataset[dict[str, Any]]):
+    """A training data set that replaces what cannot be made: ``on_bad_sample: skip``.
+
+    The image that takes a bad one's place is drawn from (seed, k), so that a resumed run, or one with
+    other workers, replaces the same way, as long as the files stay as they are. Samples say under
+    ``"replaced"`` what was wrong with the image they stand for; it is empty for all others.
+
+    Args:
+        dataset: from ``build_train_dataset``.
+        seed: of the run.
+
+    Raises:
+        SampleError: when indexed; the image and :data:`TRIES` others cannot be used.
+    """
+
+    def __init__(self, dataset: Dataset[dict[str, Any]], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, request: SampleRequest) -> dict[str, Any]:
+        try:
+            return {**self.dataset[request], "replaced": ""}
+        except SampleError as error:
+            reason = str(error)
+        for index in self._others(request):
+            try:
+                return {**self.dataset[replace(request, index=index)], "replaced": reason}
+            except SampleError:
+                continue
+        raise SampleError(f"{reason}; none of {TRIES} other images could take its place")
+
+    @property
+    def pairs(self) -> Any:
+        """Sources of the images, or ``None`` for a data set that is not ours."""
+        return getattr(self.dataset, "pairs", None)
+
+    def _others(self, request: SampleRequest) -> Iterator[int]:
+        rng = sample_rng(self.seed, request.k, Purpose.REPLACEMENT)
+        drawn = rng.choice(len(self), min(TRIES + 1, len(self)), replace=False)
+        return (index for index in drawn.tolist() if index != request.index)

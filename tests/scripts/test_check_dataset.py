@@ -1,0 +1,181 @@
+"""``scripts/check_dataset.py`` finds every kind of damage, in files that are really damaged."""
+
+import json
+import sys
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT, run_command, tiny_options
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import check_dataset
+
+
+@pytest.fixture
+def data(tmp_path):
+    """GT/a.png ... GT/f.png of 40x48 pixels and LQ of half the size."""
+    rng = np.random.default_rng(0)
+    for side, size in (("GT", (40, 48, 3)), ("LQ", (20, 24, 3))):
+        (tmp_path / side).mkdir()
+        for name in "abcdef":
+            write(tmp_path / side / f"{name}.png", rng.integers(0, 256, size).astype(np.uint8))
+    return tmp_path
+
+
+def write(path, image):
+    assert cv2.imwrite(str(path), image)
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def look(data, *arguments, workers=1):
+    """Return the exit code and the findings as (kind, file name)."""
+    folders = ["--gt", data / "GT", "--lq", data / "LQ", "--scale", "2"]
+    code = check_dataset.main(
+        [str(a) for a in (arguments or folders)]
+        + ["--workers", str(workers), "--report", str(data / "report")]
+    )
+    report = json.loads((data / "report.json").read_text())
+    return code, [(finding["kind"], finding["path"].rpartition("/")[2]) for finding in report["findings"]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sound_folders_give_exit_code_0_and_an_empty_report(data, workers, capsys):
+    assert look(data, workers=workers) == (0, [])
+    assert "folders: 6 images looked through: nothing wrong" in capsys.readouterr().out
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda data: truncate(data / "GT/c.png"), ("unreadable", "c.png")),
+        (lambda data: (data / "LQ/d.png").write_bytes(b""), ("unreadable", "d.png")),
+        (lambda data: (data / "LQ/d.png").write_text("<html>not found</html>"), ("unreadable", "d.png")),
+        (lambda data: write(data / "LQ/b.png", read(data / "LQ/b.png")[1:]), ("size", "b.png")),
+        (lambda data: (data / "LQ/e.png").unlink(), ("unpaired", "e.png")),
+        (lambda data: (data / "GT/e.png").unlink(), ("unpaired", "e.png")),
+        (lambda data: write(data / "LQ/f.png", read(data / "LQ/f.png")[..., 0]), ("channels", "f.png")),
+    ],
+    ids=["truncated", "empty", "no image", "size", "LQ missing", "GT missing", "grey"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damage_is_found_and_gives_exit_code_1(data, damage, expected, workers):
+    damage(data)
+    assert look(data, workers=workers) == (1, [expected])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".bmp"])
+def test_an_image_cut_short_is_found_whatever_its_format(data, suffix):
+    path = data / f"GT/a{suffix}"
+    write(path, read(data / "GT/a.png"))
+    (data / "GT/a.png").unlink()
+    assert look(data) == (0, [])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert look(data) == (1, [("unreadable", path.name)])
+
+
+def test_several_things_are_found_in_one_pass_and_written_as_text_too(data):
+    truncate(data / "GT/a.png")
+    (data / "LQ/b.png").unlink()
+    truncate(data / "GT/b.png")
+    code, found = look(data)
+    assert code == 1
+    assert sorted(found) == [("unpaired", "b.png"), ("unreadable", "a.png"), ("unreadable", "b.png")]
+    text = (data / "report.txt").read_text().splitlines()
+    assert text[0] == "folders: 6 images looked through: 1 unpaired, 2 unreadable"
+    assert len(text) == 4
+
+
+def test_images_smaller_than_the_patch_are_found(data):
+    write(data / "GT/a.png", read(data / "GT/a.png")[:30])
+    write(data / "LQ/a.png", read(data / "LQ/a.png")[:15])
+    folders = ["--gt", data / "GT", "--lq", data / "LQ", "--scale", "2"]
+    assert look(data, *folders, "--gt_size", 32) == (1, [("small", "a.png")])
+    assert look(data, *folders, "--gt_size", 30) == (0, [])
+
+
+def test_a_number_of_channels_can_be_demanded(data):
+    write(data / "GT/a.png", read(data / "GT/a.png")[..., 0])
+    write(data / "GT/b.png", cv2.cvtColor(read(data / "GT/b.png"), cv2.COLOR_BGR2BGRA))
+    assert look(data, "--gt", data / "GT") == (0, [])
+    assert look(data, "--gt", data / "GT", "--channels", 3) == (1, [("channels", "a.png")])
+
+
+def test_an_empty_folder_and_a_missing_one_are_found(data):
+    (data / "empty").mkdir()
+    for name in ("empty", "missing"):
+        assert look(data, "--gt", data / name) == (1, [("folder", name)])
+
+
+@pytest.fixture
+def database(data):
+    folder = data / "GT.lmdb"
+    environment = lmdb.open(str(folder))
+    lines = []
+    with environment.begin(write=True) as transaction:
+        for path in sorted((data / "GT").iterdir()):
+            transaction.put(path.stem.encode(), path.read_bytes())
+            lines.append(f"{path.name} (40,48,3) 1\n")
+    environment.close()
+    (folder / "meta_info.txt").write_text("".join(lines))
+    return folder
+
+
+def test_an_lmdb_without_a_listed_key_and_with_a_wrong_size_is_found(data, database):
+    assert look(data, "--gt", database) == (0, [])
+    meta = database / "meta_info.txt"
+    meta.write_text(meta.read_text().replace("b.png (40", "b.png (41") + "zz.png (40,48,3) 1\n")
+    assert look(data, "--gt", database) == (1, [("size", "b"), ("unreadable", "zz")])
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 500])
+def test_an_lmdb_that_cannot_be_opened_is_one_finding(data, database, content):
+    (database / "data.mdb").write_bytes(content)
+    assert look(data, "--gt", database) == (1, [("folder", "GT.lmdb")])
+
+
+def test_every_data_set_of_an_option_file_is_looked_through(data):
+    truncate(data / "GT/a.png")
+    truncate(data / "LQ/b.png")
+    options = tiny_options(data / "run")
+    paired = {"dataroot_gt": str(data / "GT"), "dataroot_lq": str(data / "LQ")}
+    stages = options["datasets"]["train"]["stages"]
+    options["datasets"] = {
+        "train": {"type": "PairedImageDataset", **paired, "stages": stages},
+        "val": {"type": "SampleImages", "split": "val"},
+        "val_2": {"type": "SingleImageDataset", "dataroot_lq": str(data / "LQ")},
+        "test": {"type": "RealESRGANPairedDataset", "io_backend": {"type": "disk"}, **paired},
+        "test_2": {"type": "PairedImageDataset", "dataroot_gt": str(data / "nowhere")},
+    }
+    (data / "options.yml").write_text(yaml.safe_dump(options))
+    code = check_dataset.main(["-opt", str(data / "options.yml"), "--report", str(data / "report")])
+    report = json.loads((data / "report.json").read_text())
+    assert code == 1
+    assert report["checked"] == {"train": 6, "val": 3, "val_2": 6, "test": 6, "test_2": 0}
+    found = [(finding["set"], finding["kind"]) for finding in report["findings"]]
+    # The patches of the last stage are larger than the images.
+    small = [("train", "small")] * 5
+    assert [finding for finding in found if finding not in small] == [
+        ("train", "unreadable"),
+        ("train", "unreadable"),
+        ("val_2", "unreadable"),
+        ("test", "unreadable"),
+        ("test", "unreadable"),
+        ("test_2", "folder"),
+    ]
+    assert found.count(small[0]) == 5
+
+
+def test_the_command_runs_and_says_what_is_missing(data):
+    done = run_command(sys.executable, "scripts/check_dataset.py")
+    assert done.returncode == 2
+    assert "give either -opt FILE or --gt FOLDER" in done.stderr
