@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 def _requirements() -> list[str]:
     lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and not line.startswith(("#", "./"))]
 
 
 setup(

@@ -43,7 +43,7 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from basicsr_ext.config.schema import PairedTrain
 from basicsr_ext.data import build_train_dataset
-from basicsr_ext.data.images import read_image, write_image
+from basicsr_ext.data.images import decode_image, read_image, write_image
 from basicsr_ext.data.loader import collate_train
 from basicsr_ext.data.packing import pack, progress_bar
 from basicsr_ext.data.resize import downscale
@@ -59,12 +59,14 @@ SCENES = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycl
 RESTORMER = ((128, 8), (160, 5), (192, 4), (256, 2), (320, 1), (384, 1))
 RESTORMER_ITERS = (92000, 64000, 48000, 36000, 36000, 24000)
 LARGEST, BATCH, RESTORMER_SUB = 384, 8, 512
+# Mean height and width of ILSVRC 2012's training images.
+IMAGENET = (387, 469)
 
 Run = Callable[[int], object]
 
 
 def main() -> None:
-    """Run both comparisons and print their tables."""
+    """Run all comparisons and print their tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,6 +79,7 @@ def main() -> None:
     prepare(options.folder, options.images)
     compare_samples(options.folder, options.rounds)
     compare_schedules(options.folder, options.rounds)
+    measure_for_scale(options.folder, options.rounds)
 
 
 # --- images ----------------------------------------------------------------------------------------
@@ -91,17 +94,20 @@ def prepare(folder: Path, images: int) -> None:
         gt = picture(index)
         write_image(folder / f"GT/{index:04d}.png", gt)
         write_image(folder / f"LQ/{index:04d}.png", downscale(gt, SCALE))
-        for number, (y, x) in enumerate(_corners(SUB, STEP)):
+        for number, (y, x) in enumerate(_corners((SUB, SUB), STEP)):
             sub = gt[y : y + SUB, x : x + SUB]
             write_image(folder / f"subGT/{index:04d}_s{number:03d}.png", sub)
             write_image(folder / f"subLQ/{index:04d}_s{number:03d}.png", downscale(sub, SCALE))
         rng = np.random.default_rng(index)
-        for number, (y, x) in enumerate(_corners(RESTORMER_SUB, RESTORMER_SUB)):
+        for number, (y, x) in enumerate(_corners((RESTORMER_SUB, RESTORMER_SUB), RESTORMER_SUB)):
             sub = gt[y : y + RESTORMER_SUB, x : x + RESTORMER_SUB]
             noisy = np.clip(sub + rng.normal(0, 8, sub.shape), 0, 255).astype(np.uint8)
             write_image(folder / f"restormerGT/{index:04d}_{number}.png", sub)
             write_image(folder / f"restormerLQ/{index:04d}_{number}.png", noisy)
-    for name in ("GT", "LQ", "restormerGT", "restormerLQ"):
+        for number, (y, x) in enumerate(_corners(IMAGENET, IMAGENET[0])):
+            sub = gt[y : y + IMAGENET[0], x : x + IMAGENET[1]]
+            write_image(folder / f"imagenet/{index:04d}_{number}.jpg", sub)
+    for name in ("GT", "LQ", "restormerGT", "restormerLQ", "imagenet"):
         pack(
             open_source(str(folder / name), "folder"),
             str(folder / f"{name}.store"),
@@ -133,8 +139,8 @@ def picture(index: int) -> np.ndarray:
     return np.clip(np.rint(large + noise), 0, 255).astype(np.uint8)
 
 
-def _corners(size: int, step: int) -> list[tuple[int, int]]:
-    rows, columns = range(0, HEIGHT - size + 1, step), range(0, WIDTH - size + 1, step)
+def _corners(size: tuple[int, int], step: int) -> list[tuple[int, int]]:
+    rows, columns = range(0, HEIGHT - size[0] + 1, step), range(0, WIDTH - size[1] + 1, step)
     return [(y, x) for y in rows for x in columns]
 
 
@@ -154,8 +160,9 @@ def compare_samples(folder: Path, rounds: int) -> None:
         "ours, store compressed as png": (_ours(folder / "GT-png.store", folder / "LQ-png.store"), 100),
         "ours, store, LQ made on the fly": (_ours(folder / "GT.store", None), 300),
         "ours, store": (_ours(folder / "GT.store", folder / "LQ.store"), 2000),
-        "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True), 2000),
-        "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, False), 2000),
+        "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True, True), 2000),
+        "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, True, False), 2000),
+        "plain copy in memory, never flipped": (partial(plain_copy, arrays, False, False), 2000),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
@@ -174,13 +181,13 @@ def compare_samples(folder: Path, rounds: int) -> None:
     Console().print(table)
 
 
-def plain_copy(arrays: Sequence[Sequence[np.ndarray]], tensors: bool, number: int) -> object:
+def plain_copy(arrays: Sequence[Sequence[np.ndarray]], flips: bool, tensors: bool, number: int) -> object:
     """Return the crops that our data set would, from arrays in memory, with numpy alone."""
     rng = sample_rng(0, number)
     gt, lq = (images[number % len(images)] for images in arrays)
     size = PATCH // SCALE
     top, left = random_corner(rng, lq.shape[0], lq.shape[1], size)
-    orientation = random_orientation(rng, hflip=True, rotate=True)
+    orientation = random_orientation(rng, hflip=flips, rotate=flips)
     crops = (
         gt[top * SCALE : (top + size) * SCALE, left * SCALE : (left + size) * SCALE],
         lq[top : top + size, left : left + size],
@@ -295,21 +302,67 @@ def restormer_batch(paths: Sequence[Sequence[Path]], patch: int, batch: int) -> 
     return sides
 
 
+# --- larger sets -----------------------------------------------------------------------------------
+
+
+def measure_for_scale(folder: Path, rounds: int) -> None:
+    """Print what docs/data_at_scale.md calculates with."""
+    rng = np.random.default_rng(0)
+    table = _table("192x192 crop from disk, nothing in memory", "MB read", "ms")
+    for name in ("GT", "GT-png"):
+        store = open_source(str(folder / f"{name}.store"), "folder")
+        read, spent = [], []
+
+        def crop(store: Any = store) -> None:
+            place = (int(rng.integers(HEIGHT - PATCH)), int(rng.integers(WIDTH - PATCH)))
+            store.read_crop(int(rng.integers(len(store))), *place, PATCH, PATCH)
+
+        for _ in range(3 * rounds):
+            _forget([Path(store.folder, "00.mdb")])
+            before, start = _disk_bytes(), time.perf_counter()
+            crop()
+            spent.append(time.perf_counter() - start)
+            read.append(_disk_bytes() - before)
+        table.add_row(f"{name}.store", f"{np.mean(read) / 1e6:.2f}", f"{np.median(spent) * 1e3:.1f}")
+    Console().print(table)
+
+    table = _table("images of 469x387 pixels", "ms of CPU", "a second")
+    files = sorted((folder / "imagenet").iterdir())
+    contents = iter([file.read_bytes() for file in files] * rounds)
+    small, decoded = (_ours(folder / name, None) for name in ("imagenet.store", "imagenet"))
+    numbers = iter(range(10**9))
+    for _ in range(4 * len(files)):
+        small(next(numbers))
+    for name, make in (
+        ("decode a JPEG file", lambda: decode_image(next(contents), "jpeg")),
+        ("sample from JPEG files, LQ made on the fly", lambda: decoded(next(numbers))),
+        ("sample from a store, LQ made on the fly", lambda: small(next(numbers))),
+    ):
+        spent = statistics.median(_seconds(make) for _ in range(rounds * len(files)))
+        table.add_row(name, f"{spent * 1e3:.2f}", f"{1 / spent:,.0f}")
+    Console().print(table)
+
+
 def _bytes_read(make: Callable[[], object], files: Sequence[Path], rounds: int) -> float:
     """Return how many bytes one call reads from disk when nothing is in memory."""
     amounts = []
     for _ in range(rounds):
-        # Pages that are mapped stay in memory.
-        close_environments()
-        for file in files:
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+        _forget(files)
         before = _disk_bytes()
         make()
         amounts.append(_disk_bytes() - before)
     return statistics.mean(amounts)
+
+
+def _forget(files: Sequence[Path]) -> None:
+    """Drop files from memory."""
+    # Pages that are mapped would stay.
+    close_environments()
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 def _disk_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Write docs/options.md, the list of all option keys, from the models that check them.
+"""Write docs/options.md and the key tables of docs/degradations.md from the models that check options.
 
 Usage: python scripts/generate_docs.py [--check]
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from basicsr_ext.config import schema  # noqa: E402
+from basicsr_ext.config import degradations, schema  # noqa: E402
 from basicsr_ext.config.values import describe  # noqa: E402
 
 PAGE = ROOT / "docs" / "options.md"
+STEPS_PAGE = ROOT / "docs" / "degradations.md"
+STEPS_MARK = "<!-- The rest is made by scripts/generate_docs.py. -->\n"
 INTRODUCTION = """# Option files
 
 Keys keep BasicSR's and Restormer's names and meaning; files written for either load as they are.
@@ -62,17 +65,29 @@ def build_page() -> str:
     return INTRODUCTION + "".join(_section(title, model) for title, model in SECTIONS)
 
 
+def build_steps_page() -> str:
+    """Return the written part of the page on degradations, and a table of keys for each step."""
+    written, mark, _ = STEPS_PAGE.read_text(encoding="utf-8").partition(STEPS_MARK)
+    sections = [
+        f"\n### `{name}`\n\n{model.__doc__}\n\n{_table(model, hidden=('type',))}"
+        for name, model in degradations.STEPS.items()
+    ]
+    return written + mark + "".join(sections)
+
+
 def _section(title: str, model: type[BaseModel]) -> str:
     common = schema.ImageSource
     inherited = common.model_fields if issubclass(model, common) and model is not common else {}
-    rows = [_row(name, field) for name, field in model.model_fields.items() if name not in inherited]
-    return (
-        f"\n## {title}\n\n| key | value | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    )
+    return f"\n## {title}\n\n{_table(model, inherited)}"
+
+
+def _table(model: type[BaseModel], hidden: Collection[str]) -> str:
+    rows = [_row(name, field) for name, field in model.model_fields.items() if name not in hidden]
+    return "| key | value | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    value, meaning = _escaped(describe(field.annotation)), _escaped(field.description or "")
+    value, meaning = _escaped(describe(field.rebuild_annotation())), _escaped(field.description or "")
     return f"| `{name}` | {value} | {_default(field)} | {meaning} |"
 
 
@@ -82,6 +97,9 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel) or value is None or value in ([], {}):
         return ""
+    if isinstance(value, tuple):
+        bounds = [f"{bound:.4g}" for bound in dict.fromkeys(value)]
+        return f"`[{', '.join(bounds)}]`" if len(bounds) > 1 else f"`{bounds[0]}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -90,16 +108,19 @@ def _escaped(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page, or with ``--check`` say whether the written one is current (exit code 1: stale)."""
+    """Write the pages, or with ``--check`` say whether the written ones are current (exit code 1: stale)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
-    if not parser.parse_args(arguments).check:
-        PAGE.write_text(build_page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == build_page():
-        return 0
-    print(f"{PAGE} is stale; run python scripts/generate_docs.py", file=sys.stderr)
-    return 1
+    check = parser.parse_args(arguments).check
+    stale = []
+    for page, text in ((PAGE, build_page()), (STEPS_PAGE, build_steps_page())):
+        if not check:
+            page.write_text(text, encoding="utf-8")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+            stale.append(page)
+    for page in stale:
+        print(f"{page} is stale; run python scripts/generate_docs.py", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from basicsr_ext.config.degradations import STEPS  # noqa: E402
 from basicsr_ext.config.schema import BUILTIN_DATASETS, EvalDataset, Options, TrainDataset  # noqa: E402
 from basicsr_ext.config.signature import argument_types  # noqa: E402
 from basicsr_ext.config.structure import model_for  # noqa: E402
@@ -39,6 +40,10 @@ def build_schema(networks: Mapping[str, Callable[..., Any]]) -> Schema:
         "patternProperties": {"^(val|test)(_.*)?$": _dataset(EvalDataset)},
         "additionalProperties": False,
     }
+    definitions["DegradationStep"] = _steps()
+    for definition in definitions.values():
+        if "degradation" in definition.get("properties", {}):
+            definition["properties"]["degradation"]["anyOf"][0]["items"] = {"$ref": "#/$defs/DegradationStep"}
     schema["properties"]["network_g"] = _by_type("Network and its constructor arguments.", networks)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "title": "Option file"}
 
@@ -76,6 +81,16 @@ def _dataset(union: Any) -> Schema:
     ]
     other = {"if": {"not": _type_is({"enum": builtin})}, "then": {"$ref": f"#/$defs/{foreign.__name__}"}}
     return {**_typed("A data set.", builtin), "allOf": [*branches, other]}
+
+
+def _steps() -> Schema:
+    """Return the schema of a degradation step, whose type decides which keys it has."""
+    branches = [
+        {"if": _type_is({"const": name}), "then": {"$ref": f"#/$defs/{model.__name__}"}}
+        for name, model in STEPS.items()
+    ]
+    names = {"properties": {"type": {"enum": list(STEPS)}}}
+    return {**_typed("A step that makes LQ of GT.", []), **names, "allOf": branches}
 
 
 def _by_type(description: str, constructors: Mapping[str, Callable[..., Any]]) -> Schema:

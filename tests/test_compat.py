@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import entry_points
+
+from helpers import run_command
 
 EDT = '{"type": "EDT", "scales": [2], "depths": [1], "num_heads": [6]}'
 
@@ -70,3 +73,11 @@ def test_tensorboard_writes_and_reads_events(tmp_path):
         writer.add_scalar("loss", 0.5, global_step=7)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(7, 0.5)]
+
+
+def test_one_tensorboard_is_installed():
+    """Two (basicsr also asks for tb-nightly) hold every plugin twice, and TensorBoard refuses to start."""
+    plugins = [plugin.name for plugin in entry_points(group="tensorboard_plugins")]
+    assert len(plugins) == len(set(plugins))
+    done = run_command(sys.executable, "-m", "tensorboard.main", "--version")
+    assert done.returncode == 0, done.stderr

@@ -169,7 +169,7 @@ def _read_pickle(path: Path, head: bytes) -> object:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             reason = f"refused, reading it would run {refused[1]}; save only its state_dict where it was made"
-        elif head[0] == pickle.PROTO[0] and head[1] > 2:
+        elif head[:1] == pickle.PROTO and head[1:] > b"\2":
             reason = "refused, a plain pickle could run code; write it with torch.save or as .safetensors"
         else:
             reason = "not a checkpoint, or a damaged one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .degradation_checks import check_degradations
 from .errors import Problem, nearest
 from .facts import Facts
 from .stages import check_stages
@@ -26,6 +27,7 @@ def check_relations(facts: Facts) -> Iterator[Problem]:
     yield from check_stages(facts)
     yield from _check_sections(facts)
     yield from _check_pairs(facts)
+    yield from check_degradations(facts)
     yield from _check_validation(facts)
     yield from _check_scheduler(facts)
     yield from _check_warm_up(facts)
@@ -46,11 +48,13 @@ def _check_pairs(facts: Facts) -> Iterator[Problem]:
     for data in facts.keys("datasets"):
         paired = facts.get(f"{data}.type") in ("PairedImageDataset", "Dataset_PairedImage")
         scale = facts.get(f"{data}.scale", facts.get("scale", 1))
-        if paired and scale == 1 and not facts.written(f"{data}.dataroot_lq"):
+        made = facts.written(f"{data}.dataroot_lq") or facts.written(f"{data}.degradation")
+        if paired and scale == 1 and not made:
             yield Problem(
                 f"{data}.dataroot_lq",
                 "nothing",
                 "a folder of low-quality images, which can be left out only where scale is above 1",
+                "or name the steps under degradation",
             )
 
 

@@ -62,8 +62,12 @@ def _check_folder(facts: Facts, data: str, name: str, path: str) -> Iterator[Pro
             yield _missing(key, path, "a BasicSR LMDB (a folder with data.mdb, meta_info.txt)", _PREPARED)
     elif folder.rstrip("/").endswith(".store"):
         if not os.path.isfile(os.path.join(folder, "images.txt")):
+            store = "a complete store (a folder with meta.yml, images.txt)"
             fix = "start scripts/make_store.py; it goes on where it was stopped"
-            yield _missing(key, path, "a complete store (a folder with meta.yml, images.txt)", fix)
+            if os.path.isdir(folder):
+                yield Problem(key, f"{path!r}, which lacks images.txt", store, fix)
+            else:
+                yield _missing(key, path, store, fix)
     elif facts.get(f"{data}.io_backend.type") == "lmdb":
         yield Problem(key, repr(path), "a folder whose name ends in .lmdb, as io_backend.type is lmdb")
     elif not os.path.isdir(folder):

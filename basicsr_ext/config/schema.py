@@ -14,41 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
+from .degradations import Degradable
 from .errors import SourceMap
+from .sections import OptionMapping, Section
 from .values import Expect, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, whole
 from .yaml_text import to_text
-
-
-class OptionMapping(BaseModel):
-    """What all mappings of an option file have in common."""
-
-    # BasicSR's model_type is a key like any other; pydantic would reserve the prefix.
-    model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_means_default(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {key: value for key, value in data.items() if value is not None or key not in optional}
-
-
-class Section(OptionMapping):
-    """A mapping whose keys are all known here; others are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Spec(OptionMapping):
@@ -178,18 +150,18 @@ class TrainKeys(Section):
     )
 
 
-class PairedKeys(ImageSource):
+class PairedKeys(ImageSource, Degradable):
     """Ground truth with, or without, its low-quality images."""
 
     type: Literal["PairedImageDataset", "Dataset_PairedImage"]
     dataroot_gt: str = Field(description="Folder, .lmdb or .store of ground-truth images.")
     dataroot_lq: str | None = Field(
         default=None,
-        description="Folder, .lmdb or .store of low-quality images; without it LQ is MATLAB-bicubic of GT.",
+        description="Folder, .lmdb or .store of low-quality images; without it LQ is made of GT.",
     )
 
 
-class SampleKeys(ImageSource):
+class SampleKeys(ImageSource, Degradable):
     """scikit-image's bundled photographs: nothing to download."""
 
     type: Literal["SampleImages"]

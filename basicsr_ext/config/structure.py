@@ -10,7 +10,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 
-from .errors import Problem, closest
+from .degradations import STEPS, DegradationStep
+from .errors import Problem, closest, nearest
 from .schema import Datasets, Dist, EvalDataset, Logger, Options, Paths, Train, TrainKeys, Val
 from .values import describe, show
 from .yaml_text import read_yaml
@@ -176,6 +177,8 @@ def _unknown(
         owner = f"a {value['type']} {'training' if path == 'datasets.train' else 'evaluation'} set"
     known = ["train", "val", "val_1", "test", "test_1"] if model is Datasets else list(model.model_fields)
     homes = [name for name, section in _SECTIONS.items() if key in section.model_fields]
+    if model in STEPS.values():
+        owner, homes = f"a {value['type']} step", []
     if len(homes) == 1:
         fix = f"{key!r} belongs to {homes[0]}"
     elif suggestion:
@@ -231,11 +234,32 @@ def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any]) ->
     expected = describe(annotation)
     if missing:
         return Problem(path, "nothing", f"{expected} ({description})" if description else expected)
+    if annotation == DegradationStep:
+        return _unknown_step(path, value)
     if kind == "union_tag_invalid":
         return Problem(
             f"{path}.type", show(dict(value).get("type")), "a data set to train with, which this is not"
         )
     return Problem(path, show(value), expected, _better(value, annotation))
+
+
+def _unknown_step(path: str, value: Any) -> Problem:
+    known = f"known: {', '.join(STEPS)}"
+    if not isinstance(value, dict):
+        named = isinstance(value, str) and closest(value, STEPS)
+        return Problem(
+            path, show(value), "a mapping with type", f"write {{type: {named}}}" if named else known
+        )
+    if "type" not in value:
+        misspelt = closest("type", value)
+        return Problem(
+            f"{path}.type",
+            "nothing",
+            "a step's name",
+            f"write 'type' for {misspelt!r}" if misspelt else known,
+        )
+    name = value["type"]
+    return Problem(f"{path}.type", show(name), "a step's name", nearest(str(name), STEPS) or known)
 
 
 def _better(value: Any, annotation: Any) -> str:
@@ -251,6 +275,8 @@ def _better(value: Any, annotation: Any) -> str:
 
 def _candidates(value: Any, annotation: Any) -> Iterator[tuple[Any, str]]:
     yield [value], f"write [{value}]"
+    if isinstance(value, list) and all(type(item) in (int, float) for item in value):
+        yield sorted(value), f"write {sorted(value)}"
     if not isinstance(value, str):
         yield str(value), "put it in quotes"
         return

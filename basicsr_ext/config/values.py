@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 LARGEST_INTEGER = 2**63 - 1
 """Integers beyond this magnitude are refused: nothing in training counts so far."""
@@ -28,6 +30,56 @@ class Expect:
 
     one: str
     many: str
+
+
+@dataclass(frozen=True)
+class Interval(Expect):
+    """Annotation metadata for ``tuple[float, float]``: a number x, read as (x, x), or a list [low, high].
+
+    Attributes:
+        least: lowest number allowed.
+        most: highest number allowed.
+        step: 0 for any number, 1 for whole ones, 2 for odd ones.
+    """
+
+    least: float
+    most: float
+    step: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._parse, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        number: dict[str, Any] = {"type": "integer" if self.step else "number"}
+        number |= {"minimum": self.least} if math.isfinite(self.least) else {}
+        number |= {"maximum": self.most} if math.isfinite(self.most) else {}
+        return {"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]}
+
+    def _parse(self, value: Any) -> tuple[float, float]:
+        pair = value if isinstance(value, list | tuple) else (value, value)
+        if len(pair) != 2 or not all(map(self._allows, pair)) or pair[0] > pair[1]:
+            raise ValueError("outside of the interval")
+        low, high = map(whole if self.step else float, pair)
+        return low, high
+
+    def _allows(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        fits = not self.step or (whole(value) % 2 == 1 if self.step == 2 else float(value).is_integer())
+        return math.isfinite(value) and self.least <= value <= self.most and fits
+
+
+def interval(least: float = -math.inf, most: float = math.inf, step: int = 0) -> Interval:
+    """Return the metadata of numbers, or ranges of them, that lie between two bounds."""
+    kind = ("number", "whole number", "odd number")[step]
+    if math.isfinite(most):
+        bounds = f" from {least:g} to {most:g}"
+    else:
+        bounds = f" from {least:g} up" if math.isfinite(least) else ""
+    article = "an" if kind.startswith("odd") else "a"
+    return Interval(f"{article} {kind}{bounds}, or two as [low, high]", f"{kind}s{bounds}", least, most, step)
 
 
 PositiveInt = Annotated[
@@ -89,7 +141,7 @@ def describe(annotation: Any, many: bool = False) -> str:
     if origin in (Union, UnionType):
         return _describe_union(arguments, many)
     if origin is Literal:
-        return ("of " if many else "") + alternatives(f"{item!r}" for item in arguments)
+        return alternatives(f"{item!r}" for item in arguments)
     if origin is list:
         return ("lists of " if many else "a list of ") + describe(arguments[0], many=True)
     if origin is dict:
@@ -101,7 +153,7 @@ def describe(annotation: Any, many: bool = False) -> str:
 
 
 _PLAIN: dict[Any, tuple[str, str]] = {
-    bool: ("true or false", "of true and false"),
+    bool: ("true or false", "true or false"),
     str: ("text", "texts"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),

@@ -132,7 +132,7 @@ def _make(source: StoredSource, folder: str, mode: Cache) -> None:
             f" {os.path.dirname(folder) or '.'} has {free / 1e9:.1f} GB left"
         )
     LOG.info("Packing %d images of %s for cache: %s", len(source), source.folder, mode)
-    pack(source, folder, Layout(), workers, progress_bar())
+    pack(source, folder, Layout(), workers, progress_bar(), again=False)
 
 
 def _in_memory(name: str) -> str:

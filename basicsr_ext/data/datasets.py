@@ -21,7 +21,7 @@ from .images import ImageError
 from .resize import cut_to_multiple, downscale, lq_crop
 from .sampling import SampleRequest, sample_rng
 from .sources import ImageSource, LazyImage, first_few
-from .transforms import ToTensor, random_corner, random_orientation
+from .transforms import Orientation, ToTensor, random_corner, random_orientation
 
 
 class SampleError(RuntimeError):
@@ -46,6 +46,23 @@ class LowQuality(ABC):
     @abstractmethod
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
         """Return the whole low-quality image, always the same one."""
+
+    def laid_crop(
+        self,
+        index: int,
+        gt: LazyImage,
+        top: int,
+        left: int,
+        size: int,
+        orientation: Orientation,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Return the crop at (top, left) of the upright image, laid like the ground truth's.
+
+        Overridden where the low quality has a direction of its own: rain falls downwards, whichever
+        way the photograph lies.
+        """
+        return orientation.apply(self.crop(index, gt, top, left, size, rng))
 
     def path(self, index: int) -> str | None:
         """Return what messages call the stored image, if there is one."""
@@ -163,7 +180,24 @@ class TrainPairs(Dataset[dict[str, Any]]):
                 "k": request.k,
             }
         except Exception as error:
-            raise SampleError(f"sample {request.k}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"sample {request.k}, {path}: {reason}") from error
+
+    def place(self, request: SampleRequest) -> tuple[int, int, Orientation]:
+        """Return (top, left) of a sample's crop in the ground truth, in its pixels, and how it is laid."""
+        size = request.gt_size // self.pairs.scale
+        rng = sample_rng(self.seed, request.k)
+        top, left, orientation = self._draw_place(rng, size, self._gt.size(request.index))
+        return top * self.pairs.scale, left * self.pairs.scale, orientation
+
+    def _draw_place(
+        self, rng: np.random.Generator, size: int, extent: tuple[int, ...]
+    ) -> tuple[int, int, Orientation]:
+        """Draw (top, left) of a crop in low-quality pixels, and its orientation."""
+        height, width = extent
+        scale = self.pairs.scale
+        top, left = random_corner(rng, height // scale, width // scale, size)
+        return top, left, random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
 
     def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:
         scale = self.pairs.scale
@@ -174,11 +208,10 @@ class TrainPairs(Dataset[dict[str, Any]]):
         if min(gt.shape) < request.gt_size:
             raise ValueError(f"the image has {_pixels(*gt.shape)}, less than a patch of {request.gt_size}")
         rng = sample_rng(self.seed, request.k)
-        top, left = random_corner(rng, gt.shape[0] // scale, gt.shape[1] // scale, size)
-        orientation = random_orientation(rng, hflip=self._hflip, rotate=self._rotate)
-        lq = self.pairs.lq.crop(request.index, gt, top, left, size, rng)
+        top, left, orientation = self._draw_place(rng, size, gt.shape[:2])
+        lq = self.pairs.lq.laid_crop(request.index, gt, top, left, size, orientation, rng)
         window = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-        return orientation.apply(gt[window]), orientation.apply(lq)
+        return orientation.apply(gt[window]), lq
 
 
 class EvalPairs(Dataset[dict[str, Any]]):
@@ -200,7 +233,8 @@ class EvalPairs(Dataset[dict[str, Any]]):
         try:
             images = self._images(index)
         except Exception as error:
-            raise SampleError(f"image {index}, {path}: {error}") from error
+            reason = str(error).removeprefix(f"{path}: ")
+            raise SampleError(f"image {index}, {path}: {reason}") from error
         item: dict[str, Any] = {side: pairs.to_tensor(image) for side, image in images.items()}
         if pairs.gt is not None:
             item["gt_path"] = path

@@ -72,7 +72,13 @@ class Packed:
 
 
 def pack(
-    source: StoredSource, folder: str, layout: Layout, workers: int = 1, track: Track | None = None
+    source: StoredSource,
+    folder: str,
+    layout: Layout,
+    workers: int = 1,
+    track: Track | None = None,
+    *,
+    again: bool = True,
 ) -> Packed:
     """Make ``folder`` a store of exactly the images of ``source``.
 
@@ -86,6 +92,7 @@ def pack(
         layout: must be that of the store, where there is one.
         workers: threads that decode and compress.
         track: shows how far it has come.
+        again: look through a store that is complete already; otherwise it is left alone.
 
     Raises:
         PackingError: unreadable images (all others are packed, but the store is not complete), a store of
@@ -98,6 +105,8 @@ def pack(
         os.makedirs(folder, exist_ok=True)
         with alone(Path(folder, ".lock"), f"Waiting for another process to pack {folder}"):
             _settle_layout(folder, layout)
+            if not again and Path(folder, LISTING).exists():
+                return Packed(len(names), 0)
             with _Shards(folder, layout) as shards:
                 return _update(source, names, shards, workers, track or _untracked)
     except (OSError, lmdb.Error) as error:

@@ -6,7 +6,8 @@ from ..config.schema import ImageSource as ImageSourceKeys
 from ..config.schema import PairedKeys
 from . import DATASETS
 from .cache import cached
-from .datasets import BicubicLQ, ImagePairs, StoredLQ
+from .datasets import ImagePairs, StoredLQ
+from .degradations import degraded_pairs
 from .sources import LmdbSource, StoredSource, match, open_source, select
 from .transforms import ToTensor
 
@@ -44,10 +45,15 @@ def to_tensor(option: ImageSourceKeys) -> ToTensor:
 
 @DATASETS.register("PairedImageDataset", "Dataset_PairedImage")
 def paired_images(option: PairedKeys, scale: int) -> ImagePairs:
-    """Pair stored images by name; without a low-quality folder shrink the ground truth bicubically."""
+    """Pair stored images by name; without a low-quality folder make low quality of the ground truth.
+
+    Raises:
+        ValueError: images without partner, or degradation steps beside a folder.
+    """
     gt = open_ground_truth(option, option.dataroot_gt)
     if option.dataroot_lq is None:
-        lq = BicubicLQ(scale)
-    else:
-        lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
+        return degraded_pairs(gt, option.degradation, scale, to_tensor(option))
+    if option.degradation:
+        raise ValueError("degradation: low quality is either made or read from dataroot_lq, not both")
+    lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
     return ImagePairs(gt, lq, gt.names, scale, to_tensor(option))

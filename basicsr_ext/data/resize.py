@@ -5,6 +5,8 @@ sums are integers: exact, the same in any order, and ties are true ties. MATLAB 
 shrinks, mirrors at borders, does the height first, and rounds half up to the image's own type after
 each of the two passes. Because sums are exact and weights repeat with the factor, a crop of the
 result can be made from the crop of the source plus the kernel's margin.
+
+Images of floats are resized as MATLAB resizes them: neither rounded nor clipped.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def downscale(image: np.ndarray, scale: int) -> np.ndarray:
     Rows and columns beyond a multiple of ``scale`` are cut first, at bottom and right.
 
     Args:
-        image: uint8 or uint16.
+        image: uint8, uint16 or floats.
         scale: 1 or more; 1 returns the image.
     """
     return lq_crop(image, 0, 0, (image.shape[0] // scale, image.shape[1] // scale), scale)
@@ -39,8 +41,8 @@ def lq_crop(
     """Return the crop at (top, left) of ``downscale(image, scale)`` without making the rest of it.
 
     Args:
-        image: the whole ground truth, (H, W, C), uint8 or uint16; only the crop and the kernel's margin
-            are read of a lazy one.
+        image: the whole ground truth, (H, W, C), uint8, uint16 or floats; only the crop and the kernel's
+            margin are read of a lazy one.
         top: first row of the crop in the small image.
         left: first column of the crop in the small image.
         size: side of the crop, or its (height, width), in pixels of the small image.
@@ -64,9 +66,10 @@ def lq_crop(
     )
     window = _mirrored(image[rows, columns], 0, starts[0] - rows.start, lengths[0])
     window = _mirrored(window, 1, starts[1] - columns.start, lengths[1])
+    stored = window.dtype
     for axis, length in ((0, height), (1, width)):
         window = _filter(window, axis, length, scale, weights)
-    return window
+    return window.astype(stored, copy=False)
 
 
 def upscale(image: np.ndarray, scale: int) -> np.ndarray:
@@ -151,16 +154,28 @@ def _mirrored(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarr
 
 
 def _filter(window: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...]) -> np.ndarray:
-    """Correlate ``window`` with ``weights`` at every ``stride``-th place, rounded half up and clipped."""
-    peak, total = np.iinfo(window.dtype).max, sum(weights)
+    """Correlate ``window`` with ``weights`` at every ``stride``-th place.
+
+    Integers are rounded half up and clipped; floats become float64.
+    """
+    total = sum(weights)
+    if np.issubdtype(window.dtype, np.floating):
+        return _sum(window.astype(np.float64), axis, length, stride, weights, 0) / total
+    peak = np.iinfo(window.dtype).max
     bound = int(peak) * sum(map(abs, weights)) + total
     work = window.astype(np.int32 if bound <= np.iinfo(np.int32).max else np.int64)
+    rounded = _sum(work, axis, length, stride, weights, total // 2) // total
+    return np.clip(rounded, 0, peak).astype(window.dtype)
+
+
+def _sum(
+    work: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...], start: int
+) -> np.ndarray:
     last = (length - 1) * stride + 1
-    accumulated = np.full(work[_along(axis, slice(0, last, stride))].shape, total // 2, work.dtype)
+    accumulated = np.full(work[_along(axis, slice(0, last, stride))].shape, start, work.dtype)
     for offset, weight in enumerate(weights):
         accumulated += weight * work[_along(axis, slice(offset, offset + last, stride))]
-    accumulated //= total
-    return np.clip(accumulated, 0, peak).astype(window.dtype)
+    return accumulated
 
 
 def _along(axis: int, part: slice) -> tuple[slice, ...]:

@@ -8,8 +8,9 @@ split            images
 ``val``          chelsea, coffee, rocket
 ================ ==================================================================
 
-Low quality is MATLAB-bicubic of the photograph. The two motorcycles are views of one scene and stay
-on one side. Charts, text and nearly empty images are left out.
+Low quality is made of the photograph, MATLAB-bicubic unless ``degradation`` says otherwise. The two
+motorcycles are views of one scene and stay on one side. Charts, text and nearly empty images are left
+out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from ..config.schema import SampleKeys
 from . import DATASETS
-from .datasets import BicubicLQ, ImagePairs
+from .datasets import ImagePairs
+from .degradations import degraded_pairs
 from .paired_dataset import to_tensor
 from .sources import FileSource, RememberedSource
 
@@ -49,4 +51,4 @@ def sample_images(option: SampleKeys, scale: int) -> ImagePairs:
     absent = [file for file in files.files if not Path(files.folder, file).is_file()]
     if absent:
         raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-    return ImagePairs(RememberedSource(files), BicubicLQ(scale), files.names, scale, to_tensor(option))
+    return degraded_pairs(RememberedSource(files), option.degradation, scale, to_tensor(option))

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     ORDER = 1
     MIXING = 2
     FOREIGN = 3
+    EVALUATION = 4
     REPLACEMENT = 5
 
 

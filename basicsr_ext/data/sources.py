@@ -273,8 +273,9 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     """
     try:
         lines = Path(meta_info).expanduser().read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{key}: {meta_info} cannot be read ({error.strerror or error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key}: {meta_info} cannot be read ({reason})") from error
     wanted = [_without_suffix(line.split()[0]) for line in lines if line.strip()]
     if not wanted:
         raise ValueError(f"{key}: {meta_info} lists no image")
@@ -379,13 +380,16 @@ if hasattr(os, "register_at_fork"):
         before=_before_fork, after_in_parent=_OPENING.release, after_in_child=_OPENING.release
     )
 
-_META_LINE = re.compile(r"(?P<name>.+?)\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\)(\s+\d+)?\s*")
+# The name ends in no space, lest a long run of spaces be tried at every place.
+_META_LINE = re.compile(
+    r"(?P<name>.*\S)\s+\((?P<height>\d{1,9}),\s*(?P<width>\d{1,9}),\s*\d+\)(\s+\d+)?\s*", re.ASCII
+)
 
 
 def _open_lmdb(folder: str, key: str) -> LmdbSource:
     try:
         lines = Path(folder, "meta_info.txt").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{key}: {folder} has no readable meta_info.txt, as BasicSR's LMDBs do") from error
     images = []
     for number, line in enumerate(lines, 1):

@@ -42,6 +42,24 @@ class Orientation:
             image = image[::-1]
         return image.transpose(1, 0, 2) if self.transpose else image
 
+    def corner(self, top: int, left: int, size: int, height: int, width: int) -> tuple[int, int]:
+        """Return where the square crop at (top, left) of a height x width image lies once it is laid."""
+        if self.hflip:
+            left = width - left - size
+        if self.vflip:
+            top = height - top - size
+        return (left, top) if self.transpose else (top, left)
+
+    def shows(self, rows: slice, columns: slice, height: int, width: int) -> tuple[slice, slice]:
+        """Return the part of an upright height x width image that a part of it, once laid, shows."""
+        if self.transpose:
+            rows, columns = columns, rows
+        if self.hflip:
+            columns = slice(width - columns.stop, width - columns.start)
+        if self.vflip:
+            rows = slice(height - rows.stop, height - rows.start)
+        return rows, columns
+
     def undo(self, image: np.ndarray) -> np.ndarray:
         """Return a view that :meth:`apply` turns into ``image``."""
         if self.transpose:

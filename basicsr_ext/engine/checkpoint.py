@@ -135,7 +135,7 @@ class Checkpointer:
         try:
             digests: dict[str, str] = json.loads(manifest_path.read_bytes())["sha256"]
             contents = {name: _load(self.folder / name, digest) for name, digest in digests.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{manifest_path}: not a readable manifest ({error})") from error
         states = [content for name, content in contents.items() if name.endswith(".state")]
         if len(states) != 1:
@@ -146,6 +146,8 @@ class Checkpointer:
             for name, content in contents.items()
             if name.endswith(suffix)
         }
+        if not networks:
+            raise CheckpointError(f"{manifest_path}: names no network of iteration {iteration}")
         return Checkpoint(iteration, networks, states[0])
 
     def _write(self, iteration: int, files: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -183,6 +185,13 @@ def find_checkpoint(state_path: Path) -> Checkpoint:
     if not (state_path.suffix == ".state" and state_path.stem.isdigit()):
         raise CheckpointError(f"{state_path}: expected a file such as training_states/5000.state")
     return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
+
+
+def seed_random_generators(seed: int) -> None:
+    """Set every global random generator of this process to where ``seed`` leads."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -235,4 +244,10 @@ def _load(path: Path, digest: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path}: damaged, its checksum does not match the manifest")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # its checksum is right, so it was made by someone else
+        raise CheckpointError(f"{path}: refused, holds more than tensors and plain values") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not named values")
+    return content

@@ -19,7 +19,7 @@ from ..data.sampling import ProgressiveBatchSampler, Stage
 from ..models import MODELS
 from ..models.base_model import BaseModel
 from .build import Parts
-from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state
+from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state, seed_random_generators
 from .distributed import World
 from .ema import WeightAverage
 from .experiment import changed_options, run_folder
@@ -107,7 +107,7 @@ class Trainer:
         self.speed = Speedometer(self.stages, train.grad_accum)
         self._prefetcher = self._load_batches(parts.train_set)
         self._batches = iter(self._prefetcher)
-        torch.manual_seed(options.manual_seed + world.rank)
+        seed_random_generators(options.manual_seed + world.rank)
         self._unsettled: UnsettledStep | None = None
         self._skipped_in_a_row = 0
         self._replaced_samples = 0
@@ -203,6 +203,7 @@ class Trainer:
 
     def _save_as_of(self, iteration: int, own_random_state: dict[str, Any]) -> None:
         random_states = self.world.gather(own_random_state)
+        replaced = self.world.gather(self._replaced_samples)
         if self.world.is_main:
             state = {
                 "optimizers": [self.stepper.optimizer.state_dict()],
@@ -210,6 +211,7 @@ class Trainer:
                 "random": random_states,
                 "best": self.best,
                 "bicubic": self._bicubic,
+                "replaced_samples": sum(replaced),
                 "global_batches": self._global_batches(),
                 "options": self.options.model_dump_json(),
             }
@@ -407,6 +409,7 @@ class Trainer:
         self.stepper.optimizer.load_state_dict(state["optimizers"][0])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.best, self._bicubic = state["best"], state["bicubic"]
+        self._replaced_samples = state["replaced_samples"] if self.world.is_main else 0
         if len(state["random"]) == self.world.size:
             restore_random_state(state["random"][self.world.rank], self.world.device)
         else:

@@ -193,7 +193,7 @@ def test_pairs_without_low_quality_images_need_a_scale(paired, folders, complain
     assert complaints(text) == []
     assert complaints(text, "scale=1") == [
         "o.yml:4: datasets.train.dataroot_lq: found nothing, expected a folder of low-quality images, "
-        "which can be left out only where scale is above 1"
+        "which can be left out only where scale is above 1; or name the steps under degradation"
     ]
 
 
@@ -207,6 +207,18 @@ def test_an_lmdb_is_a_folder_of_that_name_with_its_files(paired, folders, compla
     assert line.startswith(
         "o.yml:7: datasets.train.dataroot_lq: found 'lr', expected a folder whose name ends in .lmdb"
     )
+
+
+def test_a_store_must_have_been_packed_to_its_end(paired, folders, complaints):
+    text = paired.replace("dataroot_gt: hr", "dataroot_gt: hr.store")
+    (line,) = complaints(text)
+    assert "does not exist), expected a complete store (a folder with meta.yml, images.txt)" in line
+    (folders / "hr.store").mkdir()
+    (line,) = complaints(text)
+    assert "found 'hr.store', which lacks images.txt, expected a complete store" in line
+    assert "start scripts/make_store.py" in line
+    (folders / "hr.store" / "images.txt").touch()
+    assert complaints(text) == []
 
 
 def test_missing_files_are_named(paired, folders, complaints):

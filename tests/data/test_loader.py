@@ -19,7 +19,7 @@ STAGES = (Stage(20, 16, 4), Stage(20, 24, 2), Stage(20, 32, 1))
 COUNT = 50
 
 
-@pytest.fixture(params=["bicubic", "stored", "noise", "basicsr"])
+@pytest.fixture(params=["bicubic", "stored", "noise", "degraded", "basicsr"])
 def dataset(request, pairs):
     gt, lq = str(pairs / "GT"), str(pairs / "LQ")
     if request.param == "noise":
@@ -27,6 +27,14 @@ def dataset(request, pairs):
             type="Dataset_GaussianDenoising", dataroot_gt=gt, sigma_type="random", sigma_range=[0, 50]
         )
         return build_train_dataset(option, 1, 7)
+    if request.param == "degraded":
+        steps = [
+            {"type": "blur", "kernel_list": ["iso", "aniso", "sinc"]},
+            {"type": "downsample", "modes": ["area", "bilinear", "bicubic"]},
+            {"type": "poisson_noise", "gray_prob": 0.5},
+        ]
+        option = PairedTrain(type="PairedImageDataset", dataroot_gt=gt, degradation=steps)
+        return build_train_dataset(option, 4, 7)
     if request.param == "basicsr":
         option = ForeignTrain(type="RealESRGANPairedDataset", dataroot_gt=gt, dataroot_lq=lq)
         return build_train_dataset(option, 4, 7)

@@ -71,6 +71,17 @@ def test_crops_made_on_the_fly_equal_crops_of_the_whole_low_quality_image(tmp_pa
     assert len(seen) == 8
 
 
+def test_a_samples_place_is_where_its_crop_comes_from(tmp_path, coordinates):
+    picture = coordinates(50, 70)
+    write_image(tmp_path / "GT/a.png", picture)
+    dataset = train(tmp_path, 4, lq=False)
+    for k in range(30):
+        request = SampleRequest(0, 16, k)
+        top, left, orientation = dataset.place(request)
+        upright = picture[top : top + 16, left : left + 16]
+        np.testing.assert_array_equal(integers(dataset[request]["gt"]), orientation.apply(upright))
+
+
 def test_crops_reach_every_border(tmp_path, coordinates):
     write_image(tmp_path / "GT/a.png", coordinates(24, 28))
     dataset = train(tmp_path, 4, lq=False)

@@ -345,6 +345,14 @@ def test_packing_again_keeps_everything_and_packs_what_is_new_or_changed(folder,
     assert verify(store.folder) == []
 
 
+def test_a_complete_store_may_be_left_alone(folder, texture):
+    store = packed(folder)
+    write_image(folder / "a.png", texture(300, 20, 9))
+    done = pack(open_source(str(folder), "folder"), store.folder, Layout(), again=False)
+    assert (done.kept, done.written) == (5, 0)
+    assert open_source(store.folder, "x").size(0) == (40, 60)
+
+
 def test_bad_images_are_all_named_and_the_others_kept_for_the_next_time(folder):
     good = (folder / "a.png").read_bytes()
     for name in ("a.png", "f.bmp"):

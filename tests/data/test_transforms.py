@@ -64,3 +64,21 @@ def test_a_turned_view_becomes_a_tensor_of_its_own(texture, orientation):
     tensor = ToTensor()(orientation.apply(picture))
     assert tensor.is_contiguous()
     np.testing.assert_array_equal(tensor.numpy()[0] * 255, orientation.apply(picture)[..., 0])
+
+
+@pytest.mark.parametrize("code", range(8))
+def test_a_part_of_a_laid_image_is_found_in_the_upright_one(code, texture):
+    way, image = Orientation(*(bool(code >> bit & 1) for bit in range(3))), texture(9, 14)
+    laid = way.apply(image)
+    rows, columns = slice(2, 5), slice(1, 8)
+    part = way.apply(image[way.shows(rows, columns, *image.shape[:2])])
+    np.testing.assert_array_equal(part, laid[rows, columns])
+
+
+@pytest.mark.parametrize("code", range(8))
+def test_a_crops_corner_is_found_in_the_laid_image(code, texture):
+    way, image = Orientation(*(bool(code >> bit & 1) for bit in range(3))), texture(9, 14)
+    top, left = way.corner(2, 7, 4, *image.shape[:2])
+    np.testing.assert_array_equal(
+        way.apply(image)[top : top + 4, left : left + 4], way.apply(image[2:6, 7:11])
+    )

@@ -12,6 +12,7 @@ from basicsr_ext.engine.checkpoint import (
     find_checkpoint,
     random_state,
     restore_random_state,
+    seed_random_generators,
 )
 from basicsr_ext.engine.files import write_atomically
 
@@ -147,3 +148,28 @@ def test_random_generators_continue_where_they_were_after_a_round_trip_through_a
     expected = draw()
     restore_random_state(Checkpointer(tmp_path).load(1).state["random"], CPU)
     assert draw() == expected
+
+
+def test_a_seed_decides_every_global_generator():
+    def draw():
+        return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
+
+    seed_random_generators(2**32 + 5)
+    expected = draw()
+    seed_random_generators(2**32 + 5)
+    assert draw() == expected
+
+
+def test_a_forged_state_with_a_right_checksum_runs_no_code(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Exploit:
+        def __reduce__(self):
+            return open, (str(marker), "w")
+
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, NETWORKS, {"value": Exploit()})
+    checkpointer.finish()
+    with pytest.raises(CheckpointError, match=r"1\.state: refused, holds more than tensors"):
+        checkpointer.load(1)
+    assert not marker.exists()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, run_command, tiny_options
+from helpers import ENVIRONMENT, ROOT, run_command, tiny_options
 
 
 def losses_of(folder):
@@ -103,7 +103,10 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(tmp_path, train_comman
     assert train_command(tiny_options(tmp_path / "whole")).returncode == 0
     options = tiny_options(tmp_path / "killed")
     process = subprocess.Popen(
-        [sys.executable, "train.py", "-opt", options_file(options)], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "train.py", "-opt", options_file(options)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed/training_states/4.json").exists() and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, tiny_options
+from helpers import ENVIRONMENT, ROOT, tiny_options
 
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import first_slurm_node
@@ -39,7 +39,7 @@ def start(command, **environment):
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -73,9 +73,11 @@ CHECKS: dict[str, Any] = {
     "additionalProperties": additional,
     "items": lambda v, part, _: not isinstance(v, list) or all(conforms(item, part) for item in v),
     "minItems": lambda v, count, _: not isinstance(v, list) or len(v) >= count,
+    "maxItems": lambda v, count, _: not isinstance(v, list) or len(v) <= count,
     "minLength": lambda v, count, _: not isinstance(v, str) or len(v) >= count,
     "pattern": lambda v, pattern, _: not isinstance(v, str) or bool(re.search(pattern, v)),
     "minimum": number(lambda v, limit: v >= limit),
+    "maximum": number(lambda v, limit: v <= limit),
     "exclusiveMinimum": number(lambda v, limit: v > limit),
     "exclusiveMaximum": number(lambda v, limit: v < limit),
 }
@@ -124,6 +126,23 @@ def test_mistakes_do_not_conform(old, new):
 @pytest.mark.parametrize("name", ["Train", "Val", "Logger", "Paths", "PairedTrain", "Stage"])
 def test_every_key_of_a_section_is_there(name):
     assert set(SCHEMA["$defs"][name]["properties"]) == set(getattr(models, name).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("step", "right"),
+    [
+        ({"type": "jpeg", "quality": 10}, True),
+        ({"type": "jpeg", "quality": [10, 40]}, True),
+        ({"type": "jpeg", "quality": [10, 40, 70]}, False),
+        ({"type": "jpeg", "quality": 101}, False),
+        ({"type": "jpeg"}, False),
+        ({"type": "jpg", "quality": 10}, False),
+        ({"type": "rain", "sigma": 3}, False),
+        ({"type": "real_esrgan", "sinc_prob": None}, True),
+    ],
+)
+def test_degradation_steps_are_checked_by_their_type(step, right):
+    assert conforms([step], SCHEMA["$defs"]["PairedTrain"]["properties"]["degradation"]) is right
 
 
 def test_arguments_of_our_networks_are_there_with_their_meaning():
