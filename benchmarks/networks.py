@@ -38,6 +38,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "edt_b_x2": (48, {"type": "EDT", "scales": [2]}),
     "edt_t_x2": (48, {"type": "EDT", "scales": [2], "upsampler": "pixelshuffledirect"} | _EDT_T),
+    "grl_tiny_x4": (64, {"type": "GRL"}),
     "emt_x4": (64, {"type": "EMT"}),
     "restormer": (128, {"type": "Restormer"}),
     "restormer_biasfree": (128, {"type": "Restormer", "LayerNorm_type": "BiasFree"}),

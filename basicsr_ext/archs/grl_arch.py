@@ -20,10 +20,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from . import NETWORKS
 from .layers.biased_attention import biased_attention
+from .layers.checkpoint import checkpointed
 from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from .layers.drop_path import DropPath
 from .layers.position_bias import PositionBias, look_up
@@ -493,13 +493,10 @@ class GRL(nn.Module):
         return crop_to(y, (height * self.upscale, width * self.upscale))
 
     def _body(self, x: Tensor) -> Tensor:
-        layout = self._layout((x.shape[2], x.shape[3]))
+        layout = self._layout(x)
         y = self.norm_start(x.permute(0, 2, 3, 1))
         for stage in self.layers:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                y = checkpoint(stage, y, layout, use_reentrant=False)
-            else:
-                y = stage(y, layout)
+            y = checkpointed(stage, y, layout) if self.use_checkpoint else stage(y, layout)
         return self.norm_end(y).permute(0, 3, 1, 2)
 
     def _head(self, x: Tensor) -> Tensor:
@@ -515,17 +512,19 @@ class GRL(nn.Module):
             x = F.leaky_relu(self.get_submodule(name)(x), 0.2)
         return self.conv_last(F.leaky_relu(self.get_submodule("conv_hr")(x), 0.2))
 
-    def _layout(self, size: Side) -> Layout:
-        half = self.window_size // 2
+    def _layout(self, x: Tensor) -> Layout:
+        size, half = (x.shape[2], x.shape[3]), self.window_size // 2
         return Layout(
             Tiling((self.window_size, self.window_size), (half, half)),
             _stripes(size, self.stripe_size, self.stripe_groups),
             _stripes(size, self.stripe_size[::-1], self.stripe_groups[::-1]),
-            self._resting_biases(),
+            self._resting_biases(x),
         )
 
-    def _resting_biases(self) -> BiasCache | None:
+    def _resting_biases(self, x: Tensor) -> BiasCache | None:
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if x.is_meta or type(x) is not Tensor:  # without values, as in estimates of operations and memory
             return None
         networks = [module for module in self.modules() if isinstance(module, PositionBias)]
         self._cache.refresh([parameter for network in networks for parameter in network.parameters()])

@@ -20,6 +20,9 @@ from .sampling import SampleRequest
 
 Batch = dict[str, Any]
 
+_TERM_GRACE_SECONDS = 30
+"""How long a worker outlives SIGTERM."""
+
 
 def build_train_loader(
     dataset: Dataset[Batch],
@@ -208,8 +211,9 @@ def _sound(sample: Batch | SampleError) -> Batch:
 
 def _start_worker(worker: int) -> None:
     run_single_threaded()
-    # A worker inherits its parent's handlers. The parent decides when a run ends; Ctrl-C and what a job
-    # scheduler sends go to all processes alike.
+    # A worker inherits its parent's handlers. The parent decides when a run ends, but Ctrl-C and what a job
+    # scheduler sends go to all processes alike: the parent still needs batches to finish its iteration.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_TERM_GRACE_SECONDS))

@@ -9,6 +9,7 @@ import torch
 from recorded import SHARED, SHIPPED, find, load
 from reference import run
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import basicsr_ext as bx
 from basicsr_ext.archs.grl_arch import GRL
@@ -236,6 +237,15 @@ class TestKeptBiases:
         net, x = tiny(), torch.rand(1, 3, 8, 8)
         first = self.evaluated(net, x)
         torch.testing.assert_close(self.evaluated(net.double(), x.double()).float(), first)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_shapes_can_be_followed_without_values(gradients):
+    with torch.device("meta"), torch.set_grad_enabled(gradients):
+        assert tiny().eval()(torch.rand(1, 3, 9, 9)).shape == (1, 3, 18, 18)
+    net = tiny().eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.set_grad_enabled(gradients):
+        assert net(torch.rand(1, 3, 9, 9)).shape == (1, 3, 18, 18)
 
 
 @pytest.mark.parametrize("name", ["use_checkpoint", "fairscale_checkpoint"])

@@ -43,6 +43,7 @@ def start(command, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -69,9 +70,11 @@ def iterations_logged(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_with_a_checkpoint_and_exit_code_75(tmp_path, options_file, number):
-    process = start([sys.executable, "train.py", "-opt", options_file(endless(tmp_path / "run"))])
+    options = endless(tmp_path / "run")
+    options["datasets"]["train"]["num_worker_per_gpu"] = 1
+    process = start([sys.executable, "train.py", "-opt", options_file(options)])
     wait_for(lambda: iterations_logged(tmp_path / "run") > 3)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # job schedulers and terminals reach the loader's workers, too
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "continue with --auto_resume" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(stage: nn.Module, *inputs: Tensor) -> Tensor:
+def checkpointed(stage: nn.Module, *inputs: Any) -> Tensor:
     """Return ``stage(*inputs)``, keeping no activations of the stage.
 
     Results, gradients, random draws and running statistics are those of an ordinary call. A compiler gets

@@ -12,6 +12,7 @@ Shapes: R x Q relative positions, R = n1 + m1 - 1, Q = n2 + m2 - 1; N = n1 * n2,
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -42,9 +43,15 @@ class PositionBias(nn.Sequential):
         assert isinstance(first, nn.Linear)
         assert isinstance(second, nn.Linear)
         coordinates = log_coordinates(window, anchors, first.weight.device, first.weight.dtype)
-        with torch.autocast(first.weight.device.type, enabled=False):
+        with _full_precision(first.weight.device.type):
             values = coordinate_mlp(coordinates.flatten(0, 1), first.weight, first.bias, second.weight)
             return (_HIGHEST * values.sigmoid()).t().unflatten(1, coordinates.shape[:2])
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    # Devices without computation (meta) have no autocast to switch off.
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 @derived
