@@ -172,7 +172,7 @@ class TestCompile:
         torch.testing.assert_close(compiled(x), net(x))
 
     def test_captures_gradients_of_the_movement(self):
-        net, x = tiny(), torch.rand(1, 3, 8, 8) * 255
+        net, x = tiny(n_blocks=1, n_layers=2, n_GTLs=1), torch.rand(1, 3, 8, 8) * 255
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=False)
         gradients = []
         for call in (compiled, net):
