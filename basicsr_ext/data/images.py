@@ -13,6 +13,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp",
 
 _EXIF_ORIENTATION = 0x0112
 
+# Errors are raised with the file's name; OpenCV's own lines about them would name no file.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 class ImageError(ValueError):
     """An image that cannot be read or written; the message names it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +20,7 @@ from .sampling import SampleRequest
 
 Batch = dict[str, Any]
 
-_TERM_GRACE_SECONDS = 5
+_TERM_GRACE_SECONDS = 30
 """How long a worker outlives SIGTERM."""
 
 
@@ -120,16 +120,21 @@ class DevicePrefetcher:
         self.loader, self.device = loader, torch.device(device)
         self.wait_seconds = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         batches = iter(self.loader)
-        while True:
-            start = perf_counter()
-            batch = next(batches, None)
-            self.wait_seconds += perf_counter() - start
-            if batch is None:
-                return
-            yield self._move(batch, stream)
+        try:
+            while True:
+                start = perf_counter()
+                batch = next(batches, None)
+                self.wait_seconds += perf_counter() - start
+                if batch is None:
+                    return
+                yield self._move(batch, stream)
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
 
     def _move(self, batch: Batch, stream: torch.cuda.Stream | None) -> Batch:
         if stream is None:
@@ -181,8 +186,9 @@ class _Watched(Dataset[Batch | SampleError]):
 class _TrainLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
+        batches = super().__iter__()
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, SampleError):
                     raise batch
                 yield batch
@@ -193,6 +199,12 @@ class _TrainLoader(DataLoader[Any]):
             if not culprit:
                 raise
             raise SampleError(f"{culprit}: the loader process died; {error}") from error
+        finally:
+            # Workers left to the interpreter's exit would get a SIGTERM there and sit out their grace.
+            shut_down = getattr(batches, "_shutdown_workers", None)
+            if shut_down is not None:
+                shut_down()
+            self._iterator = None
 
 
 def _collate_or_fail(samples: Sequence[Batch | SampleError]) -> Batch | SampleError:

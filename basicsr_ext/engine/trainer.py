@@ -129,6 +129,7 @@ class Trainer:
         signals = SignalListener(self.world)
         with ExitStack() as stack:
             stack.callback(self.log.close)
+            stack.callback(self._batches.close)
             stack.enter_context(self.bar)
             stack.callback(self.checkpointer.finish)
             stack.enter_context(signals.listening())

@@ -1,5 +1,6 @@
 """Batches: the same for any number of workers and ranks; errors that name the culprit."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -196,3 +197,22 @@ def test_the_message_of_a_broken_file_is_one_line(pairs, workers):
         batches(build_train_dataset(option, 4, 0), workers, shuffle=False)
     assert str(caught.value).startswith(f"sample 3, {pairs}/GT/3.png: ")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_closing_an_unfinished_stream_ends_the_workers_at_once(dataset):
+    before = set(multiprocessing.active_children())
+    sampler = ProgressiveBatchSampler(STAGES, len(dataset), 7)
+    stream = iter(DevicePrefetcher(build_train_loader(dataset, sampler, 2), "cpu"))
+    next(stream)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    start = time.monotonic()
+    stream.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert time.monotonic() - start < 5
+
+
+def test_a_loader_can_be_gone_through_again(dataset):
+    sampler = ProgressiveBatchSampler(STAGES[:1], len(dataset), 7)
+    loader = build_train_loader(dataset, sampler, 1)
+    assert_same(list(loader), list(loader))

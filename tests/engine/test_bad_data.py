@@ -13,13 +13,16 @@ from basicsr_ext import load_options, train
 
 @pytest.fixture
 def options(tmp_path):
-    """Options of a run on six images, of which 3.png is cut short behind a sound header."""
+    """Options of a run on six images, of which 3.bmp is cut short behind a sound header.
+
+    In this format, as libpng would print words of its own between ours.
+    """
     rng = np.random.default_rng(0)
     (tmp_path / "gt").mkdir()
     for number in range(6):
         picture = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        assert cv2.imwrite(str(tmp_path / f"gt/{number}.png"), picture)
-    broken = tmp_path / "gt/3.png"
+        assert cv2.imwrite(str(tmp_path / f"gt/{number}.bmp"), picture)
+    broken = tmp_path / "gt/3.bmp"
     broken.write_bytes(broken.read_bytes()[:-1000])
     options = tiny_options(tmp_path / "run")
     options["datasets"]["train"] |= {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "gt")}
@@ -31,10 +34,9 @@ def test_stop_ends_the_run_with_one_line_naming_sample_and_file(options, tmp_pat
     options["datasets"]["train"]["num_worker_per_gpu"] = workers
     done = train_command(options)
     assert done.returncode == 1
-    # libpng's own words come from all loader processes, between and within our lines.
-    assert "Traceback" not in done.stderr
-    path = re.escape(f"{tmp_path}/gt/3.png")
-    assert len(re.findall(rf"SampleError: sample \d+, {path}: cannot be decoded", done.stderr)) == 1
+    (line,) = done.stderr.splitlines()
+    path = re.escape(f"{tmp_path}/gt/3.bmp")
+    assert re.fullmatch(rf"SampleError: sample \d+, {path}: cannot be decoded.*", line)
 
 
 def counts(folder):
@@ -55,7 +57,7 @@ def test_skip_replaces_counts_and_goes_on_counting_after_a_resume(options, tmp_p
 
 
 def test_images_that_the_headers_give_away_are_warned_of_and_replaced(options, tmp_path, capsys):
-    (tmp_path / "gt/4.png").write_bytes(b"")
+    (tmp_path / "gt/4.bmp").write_bytes(b"")
     options["datasets"]["train"]["on_bad_sample"] = "skip"
     assert train(load_options(options)).iteration == 8
-    assert "4.png: cannot be decoded" in capsys.readouterr().out
+    assert "4.bmp: cannot be decoded" in capsys.readouterr().out
