@@ -229,6 +229,8 @@ class Trainer:
         mode = self.train_options.compile
         if mode:
             # Each stage has fixed shapes: a specialised kernel each beats one for all sizes.
+            config = torch._dynamo.config
+            config.recompile_limit = max(config.recompile_limit, 8 + len(self.stages))
             mode = mode if isinstance(mode, str) else None
             forward = torch.compile(forward, mode=mode, dynamic=False)
         return forward  # pyright: ignore[reportReturnType]

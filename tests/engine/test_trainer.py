@@ -1,6 +1,7 @@
 """One training run, in this process: stages, accumulation, precision, resume, broken numbers."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -179,6 +180,17 @@ def test_a_compiled_run_equals_the_plain_one_to_rounding(tmp_path):
     train(load_options(tiny_options(tmp_path / "plain")))
     train(load_options(tiny_options(tmp_path / "compiled", compile=True)))
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_specialises_on_every_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    options = tiny_options(tmp_path, compile=True, total_iter=12)
+    options["datasets"]["train"]["stages"] = [
+        {"iters": 1, "gt_size": 16 * number, "batch_size_per_gpu": 1} for number in range(1, 13)
+    ]
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=8):
+        assert train(load_options(options)).iteration == 12
 
 
 def poison(trainer, iteration):
