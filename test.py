@@ -22,7 +22,11 @@ def main() -> int:
         options = load_options(arguments.opt, arguments.force_yml, phases=("val", "test"))
         from basicsr_ext import engine
 
-        engine.test(options, arguments.launcher)
+        try:
+            engine.test(options, arguments.launcher)
+        except engine.RUN_ERRORS as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 1
     except OptionError as error:
         print(error, file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from ..data.datasets import SampleError
 from .checkpoint import CheckpointError
 from .distributed import LaunchError
 from .distributed import is_peer_failure as is_peer_failure
+from .failures import StepError
 from .run import check as check
 from .run import test as test
 from .run import train as train
@@ -16,5 +17,5 @@ from .signals import EXIT_STOPPED as EXIT_STOPPED
 from .signals import StoppedError as StoppedError
 from .trainer import NonFiniteError
 
-RUN_ERRORS = (CheckpointError, LaunchError, NonFiniteError, OSError, SampleError)
+RUN_ERRORS = (CheckpointError, LaunchError, NonFiniteError, OSError, SampleError, StepError)
 """What can end a run for reasons its user can mend; the message says it all."""

@@ -12,6 +12,7 @@ from rich.table import Table
 from ..config import Options
 from ..data.sampling import SampleRequest, Stage
 from .build import Parts
+from .failures import StepError
 from .measure import StepCost, step_cost
 from .progress import duration
 from .validator import Evaluation
@@ -23,7 +24,7 @@ def print_check(options: Options, parts: Parts, ranks: int, device: torch.device
     """Print parameters, data sets, the stage table and the cost of the largest stage's step.
 
     Returns:
-        False if the largest stage was tried on a GPU and does not fit.
+        False if a step of the largest stage fails, or needs more memory than the GPU has.
     """
     console = _console()
     parameters = sum(parameter.numel() for parameter in parts.network.parameters())
@@ -41,7 +42,11 @@ def print_check(options: Options, parts: Parts, ranks: int, device: torch.device
     sample = parts.train_set[SampleRequest(0, largest.gt_size, 0)]
     lq, gt = tuple(sample["lq"].shape), tuple(sample["gt"].shape)
     where = f"batch {largest.batch_size}, patch {largest.gt_size}, {device.type}"
-    cost = step_cost(options, lq, gt, largest.batch_size, device)
+    try:
+        cost = step_cost(options, lq, gt, largest.batch_size, device)
+    except StepError as error:
+        console.print(f"One step of the largest stage ({where}) fails: {error}", markup=False)
+        return False
     if cost is None:
         console.print(
             f"One step of the largest stage ({where}) could not be run: too little memory or too slow."

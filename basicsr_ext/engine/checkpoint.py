@@ -4,7 +4,7 @@ One checkpoint is three files of the run's folder::
 
     models/net_g_<iter>.pth            {"params": …, "params_ema": …}, loads in BasicSR, spandrel, chaiNNer
     training_states/<iter>.state       optimizer, loss scaler, random generators of all ranks, best metrics
-    training_states/<iter>.json        manifest with the SHA-256 of both, written last
+    training_states/<iter>.json        manifest: SHA-256 of both and of the options; written last
 
 A checkpoint without a manifest does not exist; one whose files do not match it is damaged.
 """
@@ -68,7 +68,8 @@ class Checkpointer:
         Args:
             iteration: number of finished iterations.
             networks: file content by network name, ``{"net_g": {"params": state_dict, …}}``.
-            state: tensors and plain values only.
+            state: tensors and plain values only; ``options``, if there, is the run's option file as
+                text.
 
         Raises:
             OSError: an earlier write failed (disk full, no permission); what was written before is intact.
@@ -76,7 +77,8 @@ class Checkpointer:
         self.finish()
         files = {self._network_path(name, iteration): _on_host(content) for name, content in networks.items()}
         files[self._states / f"{iteration}.state"] = _on_host({"iter": iteration, **state})
-        self._pending.append(self._writer.submit(self._write, iteration, files))
+        options_digest = hashlib.sha256(state.get("options", "").encode()).hexdigest()
+        self._pending.append(self._writer.submit(self._write, iteration, files, options_digest))
 
     def save_networks(self, label: str, networks: Mapping[str, Mapping[str, Any]]) -> None:
         """Write weights alone, as ``models/<name>_<label>.pth``."""
@@ -150,11 +152,11 @@ class Checkpointer:
             raise CheckpointError(f"{manifest_path}: names no network of iteration {iteration}")
         return Checkpoint(iteration, networks, states[0])
 
-    def _write(self, iteration: int, files: Mapping[Path, Mapping[str, Any]]) -> None:
+    def _write(self, iteration: int, files: Mapping[Path, Mapping[str, Any]], options_digest: str) -> None:
         digests = {
             str(path.relative_to(self.folder)): _save(path, content) for path, content in files.items()
         }
-        manifest = {"iteration": iteration, "sha256": digests}
+        manifest = {"iteration": iteration, "sha256": digests, "options_sha256": options_digest}
         write_atomically(self._manifest(iteration), json.dumps(manifest, indent=1).encode())
         self._prune()
         LOG.info("Saved checkpoint %d", iteration)

@@ -17,7 +17,8 @@ from ..archs import NETWORKS
 from ..config import Options
 from ..models import MODELS
 from .ema import WeightAverage
-from .precision import Stepper, build_optimizer
+from .failures import StepError, is_out_of_memory
+from .precision import Stepper, build_optimizer, choose_algorithms
 
 _TIME_LIMIT = 120.0
 _FULL_BATCH_SECONDS = 20.0
@@ -51,6 +52,9 @@ def step_cost(options: Options, lq: Shape, gt: Shape, batch: int, device: torch.
 
     Returns:
         The cost, or ``None`` where the step could not be tried: no memory, or no end within two minutes.
+
+    Raises:
+        StepError: the step fails for any other reason.
     """
     if device.type == "cuda":
         return _on_gpu(options, lq, gt, batch, device)
@@ -59,16 +63,18 @@ def step_cost(options: Options, lq: Shape, gt: Shape, batch: int, device: torch.
     child = context.Process(target=_in_child, args=(sender, options, lq, gt, batch), daemon=True)
     child.start()
     sender.close()
-    cost = None
+    answer = None
     try:
         if receiver.poll(_TIME_LIMIT):
-            cost = receiver.recv()
+            answer = receiver.recv()
     except EOFError:
         pass
     finally:
         child.kill()
         child.join()
-    return cost
+    if isinstance(answer, StepError):
+        raise answer
+    return answer
 
 
 def _on_gpu(options: Options, lq: Shape, gt: Shape, batch: int, device: torch.device) -> StepCost | None:
@@ -81,13 +87,28 @@ def _on_gpu(options: Options, lq: Shape, gt: Shape, batch: int, device: torch.de
         trial.step(lq, gt, batch)
         torch.cuda.synchronize(device)
         return StepCost(torch.cuda.max_memory_allocated(device), time.perf_counter() - started, measured=True)
-    except torch.OutOfMemoryError:
-        return None
+    except Exception as error:
+        return _none_or_raise(error)
     finally:
         torch.cuda.empty_cache()
 
 
+def _none_or_raise(error: Exception) -> None:
+    if not is_out_of_memory(error):
+        raise StepError(f"{type(error).__name__}: {error}") from error
+
+
 def _in_child(sender: Connection, options: Options, lq: Shape, gt: Shape, batch: int) -> None:
+    try:
+        sender.send(_on_cpu(options, lq, gt, batch))
+    except Exception as error:
+        try:
+            sender.send(_none_or_raise(error))
+        except StepError as step_error:
+            sender.send(step_error)
+
+
+def _on_cpu(options: Options, lq: Shape, gt: Shape, batch: int) -> StepCost:
     before = _peak_memory()
     trial = _Trial(options, torch.device("cpu"))
     trial.step(lq, gt, 1)
@@ -99,11 +120,10 @@ def _in_child(sender: Connection, options: Options, lq: Shape, gt: Shape, batch:
     memory = state + batch * activations
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if seconds > _FULL_BATCH_SECONDS or memory > _FULL_BATCH_MEMORY_SHARE * available:
-        sender.send(StepCost(memory, seconds, measured=batch == 1))
-        return
+        return StepCost(memory, seconds, measured=batch == 1)
     started = time.perf_counter()
     trial.step(lq, gt, batch)
-    sender.send(StepCost(max(_peak_memory() - before, state), time.perf_counter() - started, measured=True))
+    return StepCost(max(_peak_memory() - before, state), time.perf_counter() - started, measured=True)
 
 
 class _Trial:
@@ -112,6 +132,7 @@ class _Trial:
     def __init__(self, options: Options, device: torch.device) -> None:
         train = options.train
         assert train is not None, "only training is tried"
+        choose_algorithms(train.deterministic)
         self._device = device
         self._network: nn.Module = NETWORKS.find(options.network_g.type)(**options.network_g.kwargs).to(
             device

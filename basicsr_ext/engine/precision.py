@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -12,6 +13,15 @@ from torch import Tensor, nn
 
 RESTORMER_CLIP = 0.01
 """The gradient norm that Restormer's ``use_grad_clip: true`` clips at."""
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """Let torch use deterministic algorithms only, or the fastest; an operator without one raises."""
+    if deterministic:
+        # cuBLAS reads this when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def build_optimizer(

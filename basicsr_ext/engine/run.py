@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from ..config import OptionError, Options, Problem
+from ..config.schema import Train
 from .build import Parts, build_parts
 from .check import print_check, print_scores
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
 from .files import write_atomically
 from .logger import LOG, log_to_console
+from .precision import choose_algorithms
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -34,15 +34,17 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         NonFiniteError: a loss or gradient was not finite and ``train.nan_policy`` is ``stop``.
         StoppedError: a signal asked for it; a checkpoint has been written.
         OSError: a checkpoint could not be written; earlier ones are intact.
+        StepError: memory ran out, or an operator has no deterministic version and
+            ``train.deterministic`` asks for one.
     """
-    _require_training(options)
+    train_options = _require_training(options)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)
     if problems:
         raise OptionError(problems, options.source)
     auto_resume = auto_resume or restarted()
     with start(options.num_gpu, launcher, options.dist_params) as world:
-        _choose_algorithms(options)
+        choose_algorithms(train_options.deterministic)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
@@ -108,12 +110,13 @@ def check(options: Options) -> bool:
     return print_check(options, parts, ranks, torch.device("cuda" if on_gpu else "cpu"))
 
 
-def _require_training(options: Options) -> None:
+def _require_training(options: Options) -> Train:
     if options.train is None or options.datasets.train is None:
         problem = Problem(
             "", "no train section or no datasets.train", "both", "use test.py to evaluate weights"
         )
         raise OptionError([problem], options.source)
+    return options.train
 
 
 def _build_everywhere(options: Options, world: World, problems: list[Problem]) -> Parts:
@@ -127,12 +130,3 @@ def _build_everywhere(options: Options, world: World, problems: list[Problem]) -
     if everyones or parts is None:
         raise OptionError(everyones, options.source)
     return parts
-
-
-def _choose_algorithms(options: Options) -> None:
-    deterministic = options.train is not None and options.train.deterministic
-    if deterministic:
-        # cuBLAS reads this when it is first used.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic

@@ -23,6 +23,7 @@ from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_s
 from .distributed import World
 from .ema import WeightAverage
 from .experiment import changed_options, run_folder
+from .failures import explained
 from .logger import LOG, RunLogger
 from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer
 from .progress import Bar, Speedometer, duration
@@ -36,6 +37,12 @@ Best = dict[str, dict[str, dict[str, float]]]
 
 MAX_SKIPPED = 100
 """Steps in a row that ``train.nan_policy: skip`` drops before it gives up."""
+
+
+_MEMORY_ADVICE = (
+    "out of memory; lower this stage's gt_size, or its batch size and raise train.grad_accum, "
+    "or try train.amp: bf16"
+)
 
 
 class NonFiniteError(ArithmeticError):
@@ -134,7 +141,8 @@ class Trainer:
             stack.callback(self.checkpointer.finish)
             stack.enter_context(signals.listening())
             while self.iteration < total:
-                self.train_step()
+                with explained(f"iteration {self.iteration + 1}", _MEMORY_ADVICE):
+                    self.train_step()
                 self.bar.update(self.iteration)
                 if self._due(self.options.logger.print_freq):
                     self._report()

@@ -20,6 +20,7 @@ from ..data.resize import upscale
 from ..inference import comparison, restore_tensor
 from ..metrics import METRICS
 from .distributed import World
+from .failures import explained
 
 Scores = dict[str, float]
 _KEPT_FOR_LOGGING = 4
@@ -107,9 +108,10 @@ class Validator:
         requirement = requirement_of(network, self._val.window_size)
         for index, sample in self._samples(name):
             lq = sample["lq"].to(self._world.device, non_blocking=True)
-            restored = restore_tensor(
-                network, lq, self._scale, requirement, self._val.tile, self._val.tile_overlap
-            )
+            with explained(f"{name}, {_stem(sample)}", "out of memory; set val.tile, such as 256"):
+                restored = restore_tensor(
+                    network, lq, self._scale, requirement, self._val.tile, self._val.tile_overlap
+                )
             image = _to_image(restored)
             if save:
                 self._save(image, name, _stem(sample), label)

@@ -113,6 +113,16 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert losses_of(whole) == losses_of(resumed)
 
 
+def test_the_manifest_tells_runs_of_other_options_apart(tmp_path):
+    def digest(folder, **changed):
+        train(load_options({**tiny_options(tmp_path / "run"), **changed}), auto_resume=True)
+        manifest = json.loads((tmp_path / "run/training_states/8.json").read_text())
+        (tmp_path / "run").rename(tmp_path / folder)
+        return manifest["options_sha256"]
+
+    assert digest("first") == digest("again") != digest("other", manual_seed=4)
+
+
 def test_auto_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
     assert train(load_options(tiny_options(tmp_path)), auto_resume=True).iteration == 8
 
