@@ -17,7 +17,9 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "Dataset_DefocusDeblur_DualPixel_16bit": ("dataroot_gt", "dataroot_lqL", "dataroot_lqR"),
     "SingleImageDataset": ("dataroot_lq",),
 }
-_PREPARED = "datasets/README.md tells how to prepare it"
+_PREPARED = (
+    "'python scripts/download_data.py' fetches published sets; datasets/README.md shows the layout of all"
+)
 
 
 def check_paths(facts: Facts, phases: Collection[str]) -> Iterator[Problem]:
@@ -71,10 +73,18 @@ def _check_folder(facts: Facts, data: str, name: str, path: str) -> Iterator[Pro
     elif facts.get(f"{data}.io_backend.type") == "lmdb":
         yield Problem(key, repr(path), "a folder whose name ends in .lmdb, as io_backend.type is lmdb")
     elif not os.path.isdir(folder):
-        yield _missing(key, path, "a folder of images such as 0001.png", _preparation(facts, data, name))
+        yield _missing(key, path, _layout(facts, data, name), _preparation(facts, data, name))
     elif not _holds_image(folder):
         found = f"{path!r} ({os.path.abspath(folder)}), which holds no image"
         yield Problem(key, found, f"a folder of images such as 0001.png ({' '.join(IMAGE_SUFFIXES)})")
+
+
+def _layout(facts: Facts, data: str, name: str) -> str:
+    if name == "dataroot_gt" or not facts.written(f"{data}.dataroot_gt"):
+        return "a folder of images such as 0001.png"
+    template = facts.get(f"{data}.filename_tmpl", "{}")
+    partner = str(template).replace("{}", "0001")
+    return f"a folder of images such as {partner}.png for the ground truth's 0001.png"
 
 
 def _preparation(facts: Facts, data: str, name: str) -> str:

@@ -65,12 +65,12 @@ def build_parts(
     builder.import_plugins()
     network = builder.network()
     builder.check_types()
-    phase = "test" if not training and options.datasets.evaluation("test") else "val"
-    eval_sets = builder.eval_sets(phase)
     stages, train_set = (), None
     if training:
         stages = builder.stages(world_size)
         train_set = builder.train_set()
+    phase = "test" if not training and options.datasets.evaluation("test") else "val"
+    eval_sets = builder.eval_sets(phase)
     if builder.problems:
         raise OptionError(builder.problems, options.source)
     assert network is not None, "a missing network is a problem"
@@ -196,8 +196,7 @@ class _Builder:
         try:
             return registry.find(spec.type)
         except UnknownTypeError as error:
-            fix = error.suggestion or "known: " + ", ".join(error.known)
-            self._add(key + leaf, repr(spec.type), f"a registered {registry.kind}", fix)
+            self._unknown(key + leaf, error)
             return None
 
     def _arguments_wrong(
@@ -209,6 +208,10 @@ class _Builder:
         self.problems += problems
         return bool(problems)
 
+    def _unknown(self, key: str, error: UnknownTypeError) -> None:
+        fix = error.suggestion or "known: " + ", ".join(error.known)
+        self._add(key, repr(error.name), f"a registered {error.kind}", fix)
+
     def _add(self, key: str, found: str, expected: str, fix: str = "") -> None:
         self.problems.append(Problem(key, found, expected, fix))
 
@@ -219,6 +222,8 @@ class _Builder:
             yield
         except OptionError as error:
             self.problems += error.problems
+        except UnknownTypeError as error:
+            self._unknown(f"{key}.type", error)
         except Exception as error:
             LOG.debug("at %s", key, exc_info=True)
             # The data package begins its messages with the key inside the section.

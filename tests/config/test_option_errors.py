@@ -232,12 +232,16 @@ def test_stage_iterations_that_sum_to_something_else_give_one_line_with_both_num
 
 def test_a_missing_folder_says_what_was_expected_and_which_script_prepares_it(base, complaints, tmp_path):
     text = base.replace("    type: SampleImages\n    gt", "    type: PairedImageDataset\n    gt")
-    text = text.replace("    gt_size", "    dataroot_gt: hr\n    dataroot_lq: lr\n    gt_size")
+    text = text.replace(
+        "    gt_size", "    dataroot_gt: hr\n    dataroot_lq: lr\n    filename_tmpl: '{}x4'\n    gt_size"
+    )
     assert complaints(text) == [
         f"o.yml:6: datasets.train.dataroot_gt: found 'hr' ({tmp_path}/hr does not exist), expected a folder "
-        "of images such as 0001.png; datasets/README.md tells how to prepare it",
+        "of images such as 0001.png; 'python scripts/download_data.py' fetches published sets; "
+        "datasets/README.md shows the layout of all",
         f"o.yml:7: datasets.train.dataroot_lq: found 'lr' ({tmp_path}/lr does not exist), expected a folder "
-        "of images such as 0001.png; 'python scripts/make_lr.py' makes it from the ground truth; "
+        "of images such as 0001x4.png for the ground truth's 0001.png; "
+        "'python scripts/make_lr.py' makes it from the ground truth; "
         "left out, LQ is made on the fly",
     ]
 

@@ -78,11 +78,13 @@ def test_all_types_that_no_registry_knows_are_reported_together(tmp_path, train_
     options["train"]["pixel_opt"]["type"] = "L1Los"
     options["val"]["metrics"]["psnr"]["type"] = "calculate_pnsr"
     options["model_type"] = "RestorationModl"
+    options["datasets"]["val"]["type"] = "SampleImage"
     done = train_command(options)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 5
-    for suggestion in ("embed_dim", "Adam", "L1Loss", "calculate_psnr", "RestorationModel"):
+    assert len(lines) == 6
+    known = ("embed_dim", "Adam", "L1Loss", "calculate_psnr", "RestorationModel", "SampleImages")
+    for suggestion in known:
         assert sum(f"did you mean {suggestion!r}?" in line for line in lines) == 1, suggestion
 
 
