@@ -1,6 +1,7 @@
 """What is wrong with types, arguments, weights and data is found before the first iteration, all at once."""
 
 import copy
+import re
 
 import cv2
 import numpy as np
@@ -48,6 +49,20 @@ def test_weights_of_another_network_are_refused_with_the_keys_that_do_not_fit(tm
     (line,) = problems_of(options)
     assert line.startswith("options: path.pretrain_network_g: ")
     assert "body.norm.weight" in line
+
+
+def test_a_pre_trained_multi_task_network_gives_body_and_task(tmp_path):
+    options = tiny_options(tmp_path)
+    many = build_network({**options["network_g"], "scales": [2, 3], "noise_levels": [25]})
+    torch.save({"params": many.state_dict()}, tmp_path / "pretrained.pth")
+    options["path"] |= {
+        "pretrain_network_g": str(tmp_path / "pretrained.pth"),
+        "pretrain_tasks": ["sr_x2"],
+    }
+    state = build_parts(load_options(options), 1, training=True).network.state_dict()
+    expected = {key: value for key, value in many.state_dict().items() if not re.search("sr_x3|dn_", key)}
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
 
 
 def test_a_pickle_that_would_run_code_is_refused_as_weights(tmp_path):

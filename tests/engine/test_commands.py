@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers import ENVIRONMENT, ROOT, run_command, tiny_options
 
+from basicsr_ext import build_network
+
 
 def losses_of(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -55,6 +57,21 @@ def test_test_py_prints_a_table_of_scores(tmp_path, train_command, options_file)
     row = next(line for line in done.stdout.splitlines() if "photos" in line)
     psnr = scores_of(tmp_path / "run")[-1]["psnr"]
     assert f"{psnr:.4f}" in row
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path, options_file):
+    options = tiny_options(tmp_path / "run")
+    torch.save({"params": build_network(options["network_g"]).state_dict()}, tmp_path / "net.pth")
+    options["path"] = {"pretrain_network_g": str(tmp_path / "net.pth"), "results_root": str(tmp_path / "out")}
+    tables = set()
+    for ranks in (1, 2, 3, 4):  # of which one has no image
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        done = run_command(sys.executable, *launcher, "test.py", "-opt", options_file(options))
+        assert done.returncode == 0, done.stderr
+        tables.add("\n".join(line for line in done.stdout.splitlines() if "photos" in line))
+    (table,) = tables
+    assert "photos" in table
 
 
 def test_test_py_without_weights_says_which_key_is_missing(options_file, tmp_path):
