@@ -2,8 +2,9 @@
 
     python tests/fuzz/campaign.py --examples 5000
 
-Checkpoints, weights, images, lists of images and overrides, their bytes mutated by hypothesis, must be read
-or be refused in words: never another error, never code that runs, never a hang. Exits with 1 otherwise.
+Option files, overrides, checkpoints, weights, images and lists of images, their bytes mutated by
+hypothesis, must be read or be refused in words: never another error, never code that runs, never a hang.
+Exits with 1 otherwise.
 """
 
 from __future__ import annotations

@@ -334,7 +334,14 @@ def _check_lmdb_meta_info(data: bytes) -> str:
         return "accepted"
 
 
-_OPTION_FILE = (ROOT / "options/quickstart.yml").read_text()
+_QUICKSTART = ROOT / "options/quickstart.yml"
+_OPTION_FILES = (
+    _QUICKSTART.read_bytes(),
+    (ROOT / "options/restormer_denoise_real.yml").read_bytes(),
+    b"name: !!python/object/apply:os.system ['exit 7']",
+    b"a: &a [1]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 122)),
+    b"[" * 100_000,
+)
 _OVERRIDES = (
     b"train:total_iter=100",
     b"datasets:train:stages=[{iters: 20, gt_size: 32, batch_size_per_gpu: 4}]",
@@ -347,10 +354,19 @@ _OVERRIDES = (
 )
 
 
+def _check_option_file(data: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".yml") as file:
+        Path(file.name).write_bytes(data)
+        return _check_options(file.name)
+
+
 def _check_override(data: bytes) -> str:
-    text = data.decode("utf-8", "surrogateescape")
+    return _check_options(_QUICKSTART, data.decode("utf-8", "surrogateescape"))
+
+
+def _check_options(file: str | Path, *overrides: str) -> str:
     try:
-        options = load_options(ROOT / "options/quickstart.yml", [text], phases=())
+        options = load_options(file, overrides, phases=())
     except OptionError as error:
         lines = str(error).splitlines()
         if len(lines) != len(error.problems) or not all(
@@ -388,6 +404,7 @@ TARGETS: dict[str, Target] = {
     "image, bmp": Target(_image_seeds(".bmp"), _check_image(".bmp")),
     "meta-info file": Target((_META_INFO,), _check_meta_info),
     "LMDB meta-info": Target((_LMDB_META_INFO, b"a" + b" " * 100_000), _check_lmdb_meta_info),
+    "option file": Target(_OPTION_FILES, _check_option_file),
     "override": Target(_OVERRIDES, _check_override),
 }
 
