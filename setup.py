@@ -9,7 +9,8 @@ HERE = Path(__file__).parent
 
 def _requirements() -> list[str]:
     lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith(("#", "./"))]
+    # Which pip can build basicsr depends on Python's version (packaging/basicsr); that it is needed does not.
+    return [line.partition(";")[0] for line in lines if line and not line.startswith(("#", "./"))]
 
 
 setup(
