@@ -11,6 +11,7 @@ from helpers import ROOT, run_command
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import resolved_stages
+from basicsr_ext.config.yaml_text import read_yaml
 from basicsr_ext.engine.build import build_parts
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
@@ -32,13 +33,14 @@ PUBLISHED_PARAMETERS = {
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
-    """Make a directory with every folder the recipes name, one image in each."""
+    """Make a directory with every folder the recipes name, one image in each: small ones to validate on."""
     texture = np.random.default_rng(0).integers(0, 256, (384, 400, 3), np.uint8)
-    _, image = cv2.imencode(".png", texture)
     root = tmp_path_factory.mktemp("recipes")
-    for folder in {root / path for recipe in RECIPES for path in _data_roots(recipe)}:
-        folder.mkdir(parents=True)
-        (folder / "image.png").write_bytes(image.tobytes())
+    train = {path for recipe in RECIPES for path in _data_roots(recipe, "train")}
+    for folder in {path for recipe in RECIPES for path in _data_roots(recipe)}:
+        (root / folder).mkdir(parents=True)
+        image = texture if folder in train else texture[:96, :120]
+        assert cv2.imwrite(str(root / folder / "image.png"), image)
     return root
 
 
@@ -48,9 +50,15 @@ def data_folders(photographs: Path, monkeypatch):
     monkeypatch.chdir(photographs)
 
 
-def _data_roots(recipe: Path) -> list[str]:
-    datasets = yaml.safe_load(recipe.read_text())["datasets"].values()
-    return [value for keys in datasets for key, value in keys.items() if key.startswith("dataroot_")]
+def _data_roots(recipe: Path, kind: str = "") -> list[str]:
+    datasets = yaml.safe_load(recipe.read_text())["datasets"]
+    return [
+        folder
+        for name, keys in datasets.items()
+        if name.startswith(kind)
+        for key, folder in keys.items()
+        if key.startswith("dataroot_")
+    ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -124,7 +132,7 @@ def test_a_recipe_trains_twenty_iterations_with_shrunk_stages(recipe, tmp_path):
         {"iters": 20 // count + (i < 20 % count), "gt_size": (16 + 8 * i) * options.scale}
         for i in range(count)
     ]
-    changed = yaml.safe_load(recipe.read_text())
+    changed = read_yaml(recipe.read_text(), str).value
     changed |= {"num_gpu": 0}
     changed["path"]["experiments_root"] = str(tmp_path / "run")
     changed["train"]["total_iter"] = 20
