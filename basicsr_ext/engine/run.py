@@ -6,6 +6,7 @@ import torch
 
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
+from ..models import MODELS
 from .build import Parts, build_parts
 from .check import print_check, print_scores
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
@@ -13,6 +14,7 @@ from .experiment import result_folder, run_folder, starting_point
 from .files import write_atomically
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
+from .rehearsal import rehearse
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -49,9 +51,9 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
         parts = _build_everywhere(options, world, problems)
+        trainer = Trainer(options, parts, world, checkpoint)
         if world.is_main:
             write_atomically(run_folder(options) / f"{options.name}.yml", options.to_yaml().encode())
-        trainer = Trainer(options, parts, world, checkpoint)
         LOG.info(
             "%s: iterations %d to %d on %s, %d process(es)",
             options.name,
@@ -100,14 +102,18 @@ def check(options: Options) -> bool:
     Raises:
         OptionError: something does not fit.
     """
-    _require_training(options)
+    train_options = _require_training(options)
     log_to_console(True)
     ranks = options.num_gpu if isinstance(options.num_gpu, int) and options.num_gpu > 0 else world_size()
     if options.num_gpu == "auto" and torch.cuda.is_available():
         ranks = torch.cuda.device_count()
     parts = build_parts(options, ranks, training=True)
-    on_gpu = options.num_gpu != 0 and torch.cuda.is_available()
-    return print_check(options, parts, ranks, torch.device("cuda" if on_gpu else "cpu"))
+    device = torch.device("cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu")
+    model = MODELS.find(options.model_type)(parts.network.to(device), train_options, options.manual_seed)
+    problems = rehearse(model, parts.train_set, parts.stages, device)
+    if problems:
+        raise OptionError(problems, options.source)
+    return print_check(options, parts, ranks, device)
 
 
 def _require_training(options: Options) -> Train:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..archs.weights import load_weights
-from ..config import Options
+from ..config import OptionError, Options
 from ..data.loader import DevicePrefetcher, build_train_loader
 from ..data.sampling import ProgressiveBatchSampler, Stage
 from ..models import MODELS
@@ -27,6 +27,7 @@ from .failures import explained
 from .logger import LOG, RunLogger
 from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer
 from .progress import Bar, Speedometer, duration
+from .rehearsal import rehearse
 from .schedule import learning_rate, stage_of
 from .signals import SignalListener, StoppedError
 from .validator import Evaluation, Validator
@@ -78,6 +79,9 @@ class Trainer:
         parts: network and data sets, see :func:`~basicsr_ext.engine.build.build_parts`.
         world: this process among the ranks.
         checkpoint: where to continue from; ``None``: from the beginning.
+
+    Raises:
+        OptionError: the network cannot take a stage's patch.
     """
 
     def __init__(self, options: Options, parts: Parts, world: World, checkpoint: Checkpoint | None) -> None:
@@ -98,6 +102,9 @@ class Trainer:
         if train.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.model: BaseModel = MODELS.find(options.model_type)(network, train, options.manual_seed)
+        problems = rehearse(self.model, parts.train_set, self.stages, world.device)
+        if problems:
+            raise OptionError(problems, options.source)
         self.forward = self._wrap(network)
         self.average = WeightAverage(network, train.ema_decay) if train.ema_decay > 0 else None
         clip = train.grad_clip_norm or (RESTORMER_CLIP if train.use_grad_clip else None)

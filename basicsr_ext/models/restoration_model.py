@@ -36,13 +36,19 @@ class RestorationModel(BaseModel):
         self._range = pixel_range(network)
 
     def training_step(self, forward: Forward, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return ``l_pix``, ``l_percep`` and ``l_style``, as far as they are configured."""
+        """Return ``l_pix``, ``l_percep`` and ``l_style``, as far as they are configured.
+
+        Raises:
+            ValueError: the network's output has another shape than the ground truth.
+        """
         lq, gt = batch["lq"], batch["gt"]
         mixing = self.train_options.mixing_augs
         if mixing.mixup:
             rng = sample_rng(self.seed, int(batch["k"][0]), Purpose.MIXING)
             gt, lq = mixup(gt, lq, mixing.mixup_beta, mixing.use_identity, rng)
         restored = forward(lq * self._range) / self._range if self._range != 1 else forward(lq)
+        if restored.shape != gt.shape:  # some losses would broadcast one to the other
+            raise ValueError(f"network_g gives {tuple(restored.shape)}, ground truth is {tuple(gt.shape)}")
         losses: dict[str, Tensor] = {}
         if self._pixel_loss is not None:
             losses["l_pix"] = self._pixel_loss(restored, gt)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import tiny_options
 
-from basicsr_ext import build_network, load_options
+from basicsr_ext import build_network, load_options, train
 from basicsr_ext.config import OptionError
+from basicsr_ext.engine import check
 from basicsr_ext.engine.build import build_parts
 
 
@@ -39,6 +40,32 @@ def test_a_misspelt_argument_is_found_even_where_basicsr_would_swallow_it(tmp_pa
         options["train"][section] = key
     (line,) = problems_of(options)
     assert f"did you mean {expected!r}?" in line
+
+
+def test_patches_that_the_network_cannot_take_are_found_before_the_run(tmp_path):
+    options = tiny_options(tmp_path / "run")
+    options["network_g"] = {
+        **{"type": "SwinIR", "upscale": 2, "upsampler": "pixelshuffledirect", "window_size": 7},
+        **{"img_size": 14, "embed_dim": 12, "depths": [2], "num_heads": [2]},
+    }
+    for stage, gt_size in zip(options["datasets"]["train"]["stages"], (28, 32, 42), strict=True):
+        stage["gt_size"] = gt_size
+    with pytest.raises(OptionError) as caught:
+        train(load_options(options))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("options: datasets.train.stages.1.gt_size: found 32, with which network_g fails")
+    assert line.endswith("its windows need multiples of 14")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_another_scale_is_found_before_the_run(tmp_path):
+    options = tiny_options(tmp_path / "run")
+    options["network_g"]["scales"] = [3]
+    with pytest.raises(OptionError) as caught:
+        check(load_options(options))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "network_g gives (1, 3, 24, 24), ground truth is (1, 3, 16, 16)" in lines[0]
 
 
 def test_weights_of_another_network_are_refused_with_the_keys_that_do_not_fit(tmp_path):

@@ -1,0 +1,49 @@
+"""One sample of every stage through the network, so that a patch it cannot take is found before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..archs.padding import requirement_of
+from ..config import Problem
+from ..data.sampling import SampleRequest, Stage
+from ..models.base_model import BaseModel
+from .failures import is_out_of_memory
+
+
+def rehearse(
+    model: BaseModel, train_set: Any, stages: Sequence[Stage], device: torch.device
+) -> list[Problem]:
+    """Compute the losses of one sample a stage, without gradients, and return the stages that fail.
+
+    Args:
+        model: its network is on ``device``; nothing of it is changed.
+        train_set: indexed with :class:`~basicsr_ext.data.sampling.SampleRequest`.
+        stages: patch sizes in ground-truth pixels.
+        device: where the run will be.
+    """
+    network, problems = model.network, []
+    was_training = network.training
+    network.eval()
+    for number, stage in enumerate(stages):
+        sample = train_set[SampleRequest(0, stage.gt_size, 0)]
+        batch = {name: sample[name][None].to(device) for name in ("lq", "gt")} | {"k": torch.zeros(1)}
+        try:
+            with torch.no_grad():
+                model.training_step(network, batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            words = str(error).partition("\n")[0]
+            found = f"{stage.gt_size}, with which network_g fails ({type(error).__name__}: {words})"
+            expected = "a patch that network_g takes, and restores to this size"
+            multiple = requirement_of(network).multiple_of * (
+                sample["gt"].shape[-1] // sample["lq"].shape[-1]
+            )
+            fix = f"its windows need multiples of {multiple}" if stage.gt_size % multiple else ""
+            problems.append(Problem(f"datasets.train.stages.{number}.gt_size", found, expected, fix))
+    network.train(was_training)
+    return problems
