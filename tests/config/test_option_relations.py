@@ -172,7 +172,7 @@ def test_a_folder_without_images_gives_one_line(paired, folders, complaints):
 
 def test_a_missing_folder_suggests_its_neighbour(paired, folders, complaints):
     [line] = complaints(paired.replace("dataroot_gt: hr", "dataroot_gt: ./hrr"))
-    assert "; did you mean './hr'? datasets/README.md" in line
+    assert "; did you mean './hr'? 'python scripts/" in line
 
 
 def test_low_quality_folders_that_no_script_of_ours_makes_are_not_said_to_be_made(
