@@ -40,10 +40,9 @@ def main() -> int:
 
 
 def _option_file_of_run(weights: Path) -> Path | None:
-    """Return ``experiments/NAME/NAME.yml`` for ``experiments/NAME/models/x.pth``."""
-    run = weights.resolve().parent.parent
-    candidate = run / f"{run.name}.yml"
-    return candidate if candidate.is_file() else None
+    """Return ``experiments/NAME/*.yml`` for ``experiments/NAME/models/x.pth``, if there is one such file."""
+    files = list(weights.resolve().parent.parent.glob("*.yml"))
+    return files[0] if len(files) == 1 else None
 
 
 if __name__ == "__main__":
