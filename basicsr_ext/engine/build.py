@@ -77,6 +77,13 @@ def build_parts(
     return Parts(network, stages, train_set, eval_sets)
 
 
+def import_plugin(name: str) -> None:
+    """Import a module that fills registries; as with ``python -m``, also from the working directory."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    import_module(name)
+
+
 class _Builder:
     """Builds parts and collects the problems met."""
 
@@ -87,10 +94,7 @@ class _Builder:
     def import_plugins(self) -> None:
         for position, name in enumerate(self.options.plugins):
             with self._report(f"plugins.{position}", "an importable module"):
-                # As with `python -m`, modules beside the option file's working directory count.
-                if "" not in sys.path:
-                    sys.path.insert(0, "")
-                import_module(name)
+                import_plugin(name)
 
     def network(self) -> nn.Module | None:
         spec = self.options.network_g

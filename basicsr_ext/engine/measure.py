@@ -16,6 +16,7 @@ from torch import nn
 from ..archs import NETWORKS
 from ..config import Options
 from ..models import MODELS
+from .build import import_plugin
 from .ema import WeightAverage
 from .failures import StepError, is_out_of_memory
 from .precision import Stepper, build_optimizer, choose_algorithms
@@ -100,6 +101,8 @@ def _none_or_raise(error: Exception) -> None:
 
 def _in_child(sender: Connection, options: Options, lq: Shape, gt: Shape, batch: int) -> None:
     try:
+        for name in options.plugins:
+            import_plugin(name)
         sender.send(_on_cpu(options, lq, gt, batch))
     except Exception as error:
         try:

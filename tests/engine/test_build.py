@@ -126,7 +126,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_problem(tmp_path):
     assert line.startswith("options: plugins.0: found ModuleNotFoundError")
 
 
-def test_a_plugin_can_bring_a_network(tmp_path, monkeypatch):
+def test_a_plugin_can_bring_a_network(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_plugin.py").write_text(
         "from basicsr.utils.registry import ARCH_REGISTRY\n"
         "from torch import nn\n"
@@ -142,6 +142,8 @@ def test_a_plugin_can_bring_a_network(tmp_path, monkeypatch):
     options["network_g"] = {"type": "PluginNet", "width": 4}
     parts = build_parts(load_options(copy.deepcopy(options)), 1, training=True)
     assert type(parts.network).__name__ == "PluginNet"
+    assert check(load_options(options))
+    assert "(measured)" in capsys.readouterr().out
 
 
 def test_evaluation_sets_need_different_names(tmp_path):
