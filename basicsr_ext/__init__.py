@@ -31,7 +31,7 @@ _HOME = {
     "test": ".engine",
     "restore": ".inference",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "build_network", "load_options", "load_weights", "restore", "test", "train"]
 
 
 def __getattr__(name: str) -> Any:
