@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, TypeVar
+from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ from ..metrics import METRICS
 from ..models import MODELS
 from ..registry import Registry, UnknownTypeError
 from .logger import LOG
-from .precision import find_optimizer, optimizer_names
+from .precision import build_optimizer, find_optimizer, optimizer_names
 
 T = TypeVar("T")
 
@@ -133,7 +134,7 @@ class _Builder:
         for key in ("pixel_opt", "perceptual_opt"):
             spec = getattr(options.train, key)
             if spec is not None:
-                self._check(LOSSES, spec, f"train.{key}")
+                self._loss(spec, f"train.{key}")
         optimizer = options.train.optim_g
         try:
             constructor = find_optimizer(optimizer.type)
@@ -141,8 +142,19 @@ class _Builder:
             known = optimizer_names()
             fix = nearest(optimizer.type, known) or "known: " + ", ".join(known)
             self._add("train.optim_g.type", repr(optimizer.type), "an optimizer of torch.optim", fix)
-        else:
-            self._arguments_wrong(constructor, optimizer, "train.optim_g", ("params", "lr"))
+            return
+        if not self._arguments_wrong(constructor, optimizer, "train.optim_g", ("params", "lr")):
+            with self._report("train.optim_g", "arguments it accepts"):
+                parameter = nn.Parameter(torch.zeros(1))
+                build_optimizer(
+                    optimizer.type, [parameter], parameter.device, lr=optimizer.lr, **optimizer.kwargs
+                )
+
+    def _loss(self, spec: Spec, key: str) -> None:
+        constructor = self._find(LOSSES, spec, key)
+        if constructor is not None and not self._arguments_wrong(constructor, spec, key):
+            with self._report(key, "arguments it accepts"):
+                constructor(**spec.kwargs)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
         train = self.options.train
@@ -224,6 +236,9 @@ class _Builder:
         """Turn whatever a foreign constructor raises into a problem at ``key``."""
         try:
             yield
+        except URLError as error:
+            fix = "BasicSR looks for VGG19's in experiments/pretrained_models/vgg19-dcbb9e9d.pth"
+            self._add(key, f"weights that cannot be downloaded ({error.reason})", "a network, or a file", fix)
         except OptionError as error:
             self.problems += error.problems
         except UnknownTypeError as error:

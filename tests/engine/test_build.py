@@ -2,6 +2,7 @@
 
 import copy
 import re
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -40,6 +41,30 @@ def test_a_misspelt_argument_is_found_even_where_basicsr_would_swallow_it(tmp_pa
         options["train"][section] = key
     (line,) = problems_of(options)
     assert f"did you mean {expected!r}?" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pixel_opt", {"type": "L1Loss", "reduction": "average"}, "train.pixel_opt: found ValueError"),
+        ("optim_g", {"type": "Adam", "lr": 1e-3, "betas": [2, 0.9]}, "train.optim_g: found ValueError"),
+        (
+            "perceptual_opt",
+            {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1}},
+            "train.perceptual_opt: found weights that cannot be downloaded",
+        ),
+    ],
+)
+def test_what_a_constructor_refuses_is_one_problem(tmp_path, monkeypatch, key, value, words):
+    def offline(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    options = tiny_options(tmp_path)
+    options["train"][key] = value
+    (line,) = problems_of(options)
+    assert words in line
 
 
 def test_patches_that_the_network_cannot_take_are_found_before_the_run(tmp_path):
