@@ -114,7 +114,7 @@ class Tail(nn.Sequential):
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map the body's output (B, C, H, W) to the image's residual."""
         modules = list(self)
-        for stage, skip in zip(modules, reversed(skips), strict=False):
+        for stage, skip in zip(modules[: len(skips)], reversed(skips), strict=True):
             x = stage(x, skip)
         for module in modules[len(skips) :]:
             x = module(x)

@@ -41,7 +41,7 @@ class _Moved(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, groups: tuple[slice, ...], circular: bool, sign: int) -> Tensor:
         ctx.arguments = groups, circular, -sign
         y = torch.empty_like(x)
-        for (dim, step), channels in zip(_NEIGHBOURS, groups, strict=False):
+        for (dim, step), channels in zip(_NEIGHBOURS, groups[:-1], strict=True):
             _read(x[..., channels], y[..., channels], dim, sign * step, circular)
         y[..., groups[-1]] = x[..., groups[-1]]
         return y
