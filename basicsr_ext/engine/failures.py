@@ -8,6 +8,10 @@ from contextlib import contextmanager
 
 import torch
 
+_SMALLER_STEPS = (
+    "out of memory; lower this stage's gt_size, or its batch size and raise train.grad_accum, "
+    "or try train.amp: bf16"
+)
 _NONDETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
@@ -16,7 +20,7 @@ class StepError(RuntimeError):
 
 
 @contextmanager
-def explained(where: str, memory_advice: str) -> Iterator[None]:
+def explained(where: str, memory_advice: str = _SMALLER_STEPS) -> Iterator[None]:
     """Raise torch's errors about memory and determinism as :class:`StepError`.
 
     Args:

@@ -89,26 +89,21 @@ def _on_gpu(options: Options, lq: Shape, gt: Shape, batch: int, device: torch.de
         torch.cuda.synchronize(device)
         return StepCost(torch.cuda.max_memory_allocated(device), time.perf_counter() - started, measured=True)
     except Exception as error:
-        return _none_or_raise(error)
+        if is_out_of_memory(error):
+            return None
+        raise StepError(f"{type(error).__name__}: {error}") from error
     finally:
         torch.cuda.empty_cache()
-
-
-def _none_or_raise(error: Exception) -> None:
-    if not is_out_of_memory(error):
-        raise StepError(f"{type(error).__name__}: {error}") from error
 
 
 def _in_child(sender: Connection, options: Options, lq: Shape, gt: Shape, batch: int) -> None:
     try:
         for name in options.plugins:
             import_plugin(name)
-        sender.send(_on_cpu(options, lq, gt, batch))
+        answer = _on_cpu(options, lq, gt, batch)
     except Exception as error:
-        try:
-            sender.send(_none_or_raise(error))
-        except StepError as step_error:
-            sender.send(step_error)
+        answer = None if is_out_of_memory(error) else StepError(f"{type(error).__name__}: {error}")
+    sender.send(answer)
 
 
 def _on_cpu(options: Options, lq: Shape, gt: Shape, batch: int) -> StepCost:

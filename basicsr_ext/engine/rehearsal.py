@@ -11,7 +11,7 @@ from ..archs.padding import requirement_of
 from ..config import Problem
 from ..data.sampling import SampleRequest, Stage
 from ..models.base_model import BaseModel
-from .failures import is_out_of_memory
+from .failures import StepError, explained
 
 
 def rehearse(
@@ -24,6 +24,9 @@ def rehearse(
         train_set: indexed with :class:`~basicsr_ext.data.sampling.SampleRequest`.
         stages: patch sizes in ground-truth pixels.
         device: where the run will be.
+
+    Raises:
+        StepError: there is no memory for a single sample.
     """
     network, problems = model.network, []
     was_training = network.training
@@ -32,11 +35,11 @@ def rehearse(
         sample = train_set[SampleRequest(0, stage.gt_size, 0)]
         batch = {name: sample[name][None].to(device) for name in ("lq", "gt")} | {"k": torch.zeros(1)}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), explained(f"one sample of stage {number + 1}"):
                 model.training_step(network, batch)
+        except StepError:
+            raise
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
             words = str(error).partition("\n")[0]
             found = f"{stage.gt_size}, with which network_g fails ({type(error).__name__}: {words})"
             expected = "a patch that network_g takes, and restores to this size"

@@ -40,12 +40,6 @@ MAX_SKIPPED = 100
 """Steps in a row that ``train.nan_policy: skip`` drops before it gives up."""
 
 
-_MEMORY_ADVICE = (
-    "out of memory; lower this stage's gt_size, or its batch size and raise train.grad_accum, "
-    "or try train.amp: bf16"
-)
-
-
 class NonFiniteError(ArithmeticError):
     """A loss or gradient was not finite and ``train.nan_policy`` is ``stop``, or too many were in a row."""
 
@@ -148,7 +142,7 @@ class Trainer:
             stack.callback(self.checkpointer.finish)
             stack.enter_context(signals.listening())
             while self.iteration < total:
-                with explained(f"iteration {self.iteration + 1}", _MEMORY_ADVICE):
+                with explained(f"iteration {self.iteration + 1}"):
                     self.train_step()
                 self.bar.update(self.iteration)
                 if self._due(self.options.logger.print_freq):
