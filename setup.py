@@ -1,4 +1,4 @@
-"""Make ``pip install .`` work: the package, its JSON Schema and its commands."""
+"""Make ``pip install .`` work, for those who build on the package; the commands are run from the repository."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["basicsr_ext", "basicsr_ext.*"]),
-    package_data={"basicsr_ext": ["py.typed", "config/*.json"]},
+    package_data={"basicsr_ext": ["py.typed"]},
     python_requires=">=3.10,<3.13",
     install_requires=_requirements(),
     extras_require={"safetensors": ["safetensors"]},
