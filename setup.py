@@ -1,4 +1,4 @@
-"""Make ``pip install .`` work, for those who build on the package; the commands are run from the repository."""
+"""Make ``pip install .`` work, for those who build on the package; commands run from the repository."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ with the image, and its feed-forward network is gated. State-dict keys are those
 
 Shapes: B batch, H x W a level's resolution, C its width, D = C / heads channels of a head. Blocks work on
 (B, H, W, C), which convolutions take as channels-last (B, C, H, W) without a copy: depthwise convolutions,
-where most of the time goes, run two to five times as fast in that layout (``benchmarks/README.md``).
+where most of the time goes, run 1.4 to 1.9 times as fast in that layout (``benchmarks/README.md``).
 """
 
 from __future__ import annotations
