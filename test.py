@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from basicsr_ext.config import OptionError, load_options
+from basicsr_ext.leaving import leave
 
 
 def main() -> int:
@@ -34,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

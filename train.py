@@ -7,6 +7,7 @@ import os
 import sys
 
 from basicsr_ext.config import OptionError, load_options
+from basicsr_ext.leaving import leave
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 
@@ -70,4 +71,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

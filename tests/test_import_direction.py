@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "config": set(),
     "registry": {"config"},
     "compat": {"archs"},
+    "leaving": set(),
     "archs": {"config"} | SHARED,
     "data": {"config"} | SHARED,
     "losses": {"config"} | SHARED,

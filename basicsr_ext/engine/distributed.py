@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class World:
         if self.size == 1:
             return network
         device_ids = [self.device.index] if self.device.type == "cuda" else None
+        # Gradients of depthwise convolutions come channels-last; copying these few values costs nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(
             network,
             device_ids=device_ids,

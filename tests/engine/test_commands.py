@@ -105,6 +105,28 @@ def test_all_types_that_no_registry_knows_are_reported_together(tmp_path, train_
         assert sum(f"did you mean {suggestion!r}?" in line for line in lines) == 1, suggestion
 
 
+def test_a_rank_leaves_without_taking_the_interpreter_apart():
+    code = (
+        "import atexit, sys, threading, time\n"
+        "from basicsr_ext.leaving import leave\n"
+        "atexit.register(print, 'handlers have run')\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "sys.stdout.write('flushed ')\n"
+        "leave(75)\n"
+    )
+    ranked = {**ENVIRONMENT, "WORLD_SIZE": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=ranked,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (75, "flushed handlers have run\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-opt", "options/no_such_file.yml"]])
 def test_help_and_option_errors_answer_without_importing_torch(arguments):
     code = (
