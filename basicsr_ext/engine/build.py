@@ -99,8 +99,8 @@ class _Builder:
 
     def network(self) -> nn.Module | None:
         spec = self.options.network_g
-        constructor = self._find(NETWORKS, spec, "network_g")
-        if constructor is None or self._arguments_wrong(constructor, spec, "network_g"):
+        constructor = self._check(NETWORKS, spec, "network_g")
+        if constructor is None:
             return None
         torch.manual_seed(self.options.manual_seed)
         with self._report("network_g", "arguments the network accepts"):
@@ -134,7 +134,10 @@ class _Builder:
         for key in ("pixel_opt", "perceptual_opt"):
             spec = getattr(options.train, key)
             if spec is not None:
-                self._loss(spec, f"train.{key}")
+                constructor = self._check(LOSSES, spec, f"train.{key}")
+                if constructor is not None:
+                    with self._report(f"train.{key}", "arguments it accepts"):
+                        constructor(**spec.kwargs)
         optimizer = options.train.optim_g
         try:
             constructor = find_optimizer(optimizer.type)
@@ -149,12 +152,6 @@ class _Builder:
                 build_optimizer(
                     optimizer.type, [parameter], parameter.device, lr=optimizer.lr, **optimizer.kwargs
                 )
-
-    def _loss(self, spec: Spec, key: str) -> None:
-        constructor = self._find(LOSSES, spec, key)
-        if constructor is not None and not self._arguments_wrong(constructor, spec, key):
-            with self._report(key, "arguments it accepts"):
-                constructor(**spec.kwargs)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
         train = self.options.train
@@ -201,10 +198,14 @@ class _Builder:
                 self.problems += check_sizes(sets[name], key=f"datasets.{key}")
         return sets
 
-    def _check(self, registry: Registry, spec: Spec, key: str, supplied: tuple[str, ...] = ()) -> None:
+    def _check(
+        self, registry: Registry, spec: Spec, key: str, supplied: tuple[str, ...] = ()
+    ) -> Callable[..., Any] | None:
+        """Return what ``spec`` names, if it is known and its arguments fit."""
         constructor = self._find(registry, spec, key)
-        if constructor is not None:
-            self._arguments_wrong(constructor, spec, key, supplied)
+        if constructor is None or self._arguments_wrong(constructor, spec, key, supplied):
+            return None
+        return constructor
 
     def _find(
         self, registry: Registry, spec: Spec, key: str, leaf: str = ".type"

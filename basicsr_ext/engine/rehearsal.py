@@ -8,24 +8,26 @@ from typing import Any
 import torch
 
 from ..archs.padding import requirement_of
-from ..config import Problem
+from ..config import OptionError, Options, Problem
 from ..data.sampling import SampleRequest, Stage
 from ..models.base_model import BaseModel
 from .failures import StepError, explained
 
 
 def rehearse(
-    model: BaseModel, train_set: Any, stages: Sequence[Stage], device: torch.device
-) -> list[Problem]:
-    """Compute the losses of one sample a stage, without gradients, and return the stages that fail.
+    options: Options, model: BaseModel, train_set: Any, stages: Sequence[Stage], device: torch.device
+) -> None:
+    """Compute the losses of one sample a stage, without gradients.
 
     Args:
+        options: of the run, for messages.
         model: its network is on ``device``; nothing of it is changed.
         train_set: indexed with :class:`~basicsr_ext.data.sampling.SampleRequest`.
         stages: patch sizes in ground-truth pixels.
         device: where the run will be.
 
     Raises:
+        OptionError: with every stage that fails.
         StepError: there is no memory for a single sample.
     """
     network, problems = model.network, []
@@ -49,4 +51,5 @@ def rehearse(
             fix = f"its windows need multiples of {multiple}" if stage.gt_size % multiple else ""
             problems.append(Problem(f"datasets.train.stages.{number}.gt_size", found, expected, fix))
     network.train(was_training)
-    return problems
+    if problems:
+        raise OptionError(problems, options.source)

@@ -110,9 +110,10 @@ def check(options: Options) -> bool:
     parts = build_parts(options, ranks, training=True)
     device = torch.device("cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu")
     model = MODELS.find(options.model_type)(parts.network.to(device), train_options, options.manual_seed)
-    problems = rehearse(model, parts.train_set, parts.stages, device)
-    if problems:
-        raise OptionError(problems, options.source)
+    rehearse(options, model, parts.train_set, parts.stages, device)
+    # What stayed on the device would count as memory of the step that is tried next.
+    del model
+    parts.network.cpu()
     return print_check(options, parts, ranks, device)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..archs.weights import load_weights
-from ..config import OptionError, Options
+from ..config import Options
 from ..data.loader import DevicePrefetcher, build_train_loader
 from ..data.sampling import ProgressiveBatchSampler, Stage
 from ..models import MODELS
@@ -96,9 +96,7 @@ class Trainer:
         if train.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.model: BaseModel = MODELS.find(options.model_type)(network, train, options.manual_seed)
-        problems = rehearse(self.model, parts.train_set, self.stages, world.device)
-        if problems:
-            raise OptionError(problems, options.source)
+        rehearse(options, self.model, parts.train_set, self.stages, world.device)
         self.forward = self._wrap(network)
         self.average = WeightAverage(network, train.ema_decay) if train.ema_decay > 0 else None
         clip = train.grad_clip_norm or (RESTORMER_CLIP if train.use_grad_clip else None)
@@ -212,8 +210,8 @@ class Trainer:
         self._save_as_of(self.iteration, random_state(self.world.device))
 
     def _save_as_of(self, iteration: int, own_random_state: dict[str, Any]) -> None:
-        random_states = self.world.gather(own_random_state)
-        replaced = self.world.gather(self._replaced_samples)
+        gathered = self.world.gather((own_random_state, self._replaced_samples))
+        random_states, replaced = map(list, zip(*gathered, strict=True))
         if self.world.is_main:
             state = {
                 "optimizers": [self.stepper.optimizer.state_dict()],
