@@ -27,7 +27,8 @@ from .layers.checkpoint import checkpointed
 from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from .layers.drop_path import DropPath
 from .layers.position_bias import PositionBias, look_up
-from .layers.stripes import Side, Tiling, mask_between
+from .layers.stripes import Tiling, mask_between
+from .layers.windows import Side
 from .padding import SizeRequirement, crop_to, pad_to
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)

@@ -63,6 +63,19 @@ class TestMask:
         assert shifted_window_mask(*arguments) is shifted_window_mask(*arguments)
         assert shifted_window_mask((8, 4), *arguments[1:]) is not shifted_window_mask(*arguments)
 
+    def test_is_one_operator_of_compiled_graphs_for_any_size(self):
+        def mask_for(x: Tensor) -> Tensor:
+            return shifted_window_mask((2 * len(x), 8), (4, 4), (2, 2), x.device, x.dtype)
+
+        graphs = []
+        compiled = torch.compile(mask_for, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+        for rows in (4, 6, 8):
+            x = torch.zeros(rows)
+            assert torch.equal(compiled(x), mask_for(x))
+        operator = torch.ops.basicsr_ext.shifted_window_mask.default
+        assert [[node.target for node in graph.graph.nodes].count(operator) for graph in graphs] == [1, 1]
+        torch.library.opcheck(operator, ((8, 12), (4, 2), (2, 1), CPU, torch.float64))
+
 
 class TestDerivedTables:
     def test_serve_training_after_inference_mode(self):

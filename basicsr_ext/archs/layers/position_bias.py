@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .derived import derived
-
-Side = tuple[int, int]
+from .windows import Side
 
 _HIDDEN = 512
 _CHUNK = 512  # positions whose hidden activations fit a core's second-level cache

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from .biased_attention import Mask
 from .derived import derived
-
-Side = tuple[int, int]
+from .windows import Side
 
 _REGIONS = 9
 

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from .derived import derived
 
+Side = tuple[int, int]
 
-def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
+
+def window_partition(x: Tensor, window: Side) -> Tensor:
     """Cut (B, H, W, ...) into (B * nW, h, w, ...); H and W must be multiples of h and w."""
     (B, H, W), rest, (h, w) = x.shape[:3], x.shape[3:], window
     return x.reshape(B, H // h, h, W // w, w, *rest).transpose(2, 3).reshape(-1, h, w, *rest)
 
 
-def window_reverse(windows: Tensor, size: tuple[int, int]) -> Tensor:
+def window_reverse(windows: Tensor, size: Side) -> Tensor:
     """Put (B * nW, h, w, ...) back together to (B, H, W, ...), where ``size`` is (H, W)."""
     (h, w), rest, (H, W) = windows.shape[1:3], windows.shape[3:], size
     return windows.reshape(-1, H // h, W // w, h, w, *rest).transpose(2, 3).reshape(-1, H, W, *rest)
@@ -25,9 +27,9 @@ def window_reverse(windows: Tensor, size: tuple[int, int]) -> Tensor:
 
 @derived
 def shifted_window_mask(
-    size: tuple[int, int],
-    window: tuple[int, int],
-    shift: tuple[int, int],
+    size: Side,
+    window: Side,
+    shift: Side,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -36,6 +38,13 @@ def shifted_window_mask(
     Rolling brings opposite borders of the image together. Tokens of one window that were not neighbours
     before get -100 (Swin's value, finite: a released network is trained with it), all others 0.
     """
+    # Compiled loops over logits would compute the mask anew for each: in bfloat16 on a CPU, that is most
+    # of EDT's time.
+    make = _opaque_window_mask if torch.compiler.is_dynamo_compiling() else _window_mask
+    return make(size, window, shift, device, dtype)
+
+
+def _window_mask(size: Side, window: Side, shift: Side, device: torch.device, dtype: torch.dtype) -> Tensor:
     rows, columns = (
         _regions(length, side, step, device) for length, side, step in zip(size, window, shift, strict=True)
     )
@@ -43,6 +52,20 @@ def shifted_window_mask(
     tokens = window_partition(label, window).flatten(1)
     apart = tokens.unsqueeze(1) != tokens.unsqueeze(2)
     return (apart.to(dtype) * -100.0).unsqueeze(1)
+
+
+_opaque_window_mask = torch.library.custom_op(
+    "basicsr_ext::shifted_window_mask",
+    _window_mask,
+    mutates_args=(),
+    schema="(SymInt[] size, SymInt[] window, SymInt[] shift, Device device, ScalarType dtype) -> Tensor",
+)
+
+
+@_opaque_window_mask.register_fake
+def _(size: Side, window: Side, shift: Side, device: torch.device, dtype: torch.dtype) -> Tensor:
+    windows, tokens = (size[0] // window[0]) * (size[1] // window[1]), window[0] * window[1]
+    return torch.empty(windows, 1, tokens, tokens, device=device, dtype=dtype)
 
 
 def _regions(length: int, side: int, step: int, device: torch.device) -> Tensor:
