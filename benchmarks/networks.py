@@ -1,17 +1,19 @@
 """Time networks against basicsr's SwinIR in one process: forward and backward, training mode, batch 1.
 
-Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile] [--memory] [--threads N] [--repeats N]
+Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile] [--memory] [--device cuda] [--threads N]
 
 Repetitions of all networks are interleaved and the fastest counts, so that other work on the machine
-disturbs the ratios little.
+disturbs the ratios little. --bf16 and --compile time each network that way too; given together, also both.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,28 +48,34 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 """Side of the input and network by name."""
 
 Step = Callable[[], None]
+Variant = tuple[bool, bool]
+"""In bfloat16, compiled."""
 
 
-def training_step(name: str, bf16: bool, compiled: bool) -> Step:
+def training_step(name: str, variant: Variant, device: str) -> Step:
     """Return a function that runs one forward and backward pass of network ``name``."""
     size, opt = NETWORKS[name]
+    bf16, compiled = variant
     torch.manual_seed(0)
-    net = bx.build_network(opt).train()
-    x = torch.rand(1, 3, size, size) * pixel_range(net)
+    net = bx.build_network(opt).train().to(device)
+    x = (torch.rand(1, 3, size, size) * pixel_range(net)).to(device)
     call: nn.Module = torch.compile(net) if compiled else net  # pyright: ignore[reportAssignmentType]
 
     def step() -> None:
         net.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             y = call(x)
         y.float().abs().mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
 
-def seconds(step: Step) -> float:
-    """Return how long one call takes, without what one thread waits for the processor."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+def seconds(step: Step, device: str) -> float:
+    """Return how long one call takes; of one CPU thread, without what it waits for the processor."""
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     start = clock()
     step()
     return clock() - start
@@ -76,48 +84,86 @@ def seconds(step: Step) -> float:
 def peak_gigabytes(name: str, arguments: argparse.Namespace) -> float:
     """Return the peak memory of a process that trains network ``name`` for two steps."""
     command = [sys.executable, __file__, name, "--peak-of-this-process", "--threads", str(arguments.threads)]
-    command += ["--bf16"] * arguments.bf16 + ["--compile"] * arguments.compile
+    command += ["--device", arguments.device]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def time_networks(names: list[str], variants: list[Variant], device: str, repeats: int) -> dict[str, str]:
+    """Return a row of seconds and ratios for each network."""
+    keys = [(name, variant) for name in names for variant in variants]
+    steps = {key: training_step(*key, device) for key in keys}
+    first = {}
+    for key, step in steps.items():
+        start = time.perf_counter()
+        step()
+        first[key] = time.perf_counter() - start
+    best = dict.fromkeys(keys, float("inf"))
+    for _ in range(repeats):
+        for key, step in steps.items():
+            best[key] = min(best[key], seconds(step, device))
+
+    rows = {}
+    for name in names:
+        time_of = {variant: best[name, variant] for variant in variants}
+        plain = time_of[False, False]
+        cells = [f"{NETWORKS[name][0]} x {NETWORKS[name][0]}", f"{plain:.3f}"]
+        cells.append(f"{plain / best[YARDSTICK, (False, False)]:.3f}")
+        for bf16, compiled in variants[1:]:
+            taken = time_of[bf16, compiled]
+            cells += [f"{taken:.3f}", f"{time_of[bf16 and compiled, False] / taken:.2f}"]
+            cells += [f"{first[name, (bf16, compiled)]:.0f}"] * compiled
+        rows[name] = " | ".join(cells)
+    return rows
 
 
 def main() -> None:
     """Print a table of seconds, ratios to the yardstick and, if asked for, peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *NETWORKS], metavar="name", help=", ".join(NETWORKS))
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 as well")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--memory", action="store_true", help="peak memory, each network in its own process")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak-of-this-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    device = arguments.device
     torch.set_num_threads(arguments.threads)
 
     if arguments.peak_of_this_process:
-        step = training_step(arguments.names[0], arguments.bf16, arguments.compile)
+        step = training_step(arguments.names[0], (False, False), device)
         step()
         step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        on_gpu = device == "cuda"
+        bytes_used = torch.cuda.max_memory_allocated() if on_gpu else 1e3 * _resident_kilobytes()
+        print(bytes_used / 1e9)
         return
 
     names = [YARDSTICK, *(name for name in arguments.names or NETWORKS if name != YARDSTICK)]
     # First, as a process counts its parent's peak as its own.
-    peaks = {name: peak_gigabytes(name, arguments) for name in names * arguments.memory}
-    steps = {name: training_step(name, arguments.bf16, arguments.compile) for name in names}
-    first = {name: seconds(step) for name, step in steps.items()}
-    best = dict.fromkeys(names, float("inf"))
-    for _ in range(arguments.repeats):
-        for name, step in steps.items():
-            best[name] = min(best[name], seconds(step))
-
-    columns = ["network", "input", "first s", "s", "ratio", *(["peak GB"] * arguments.memory)]
+    peaks = {name: f" | {peak_gigabytes(name, arguments):.2f}" for name in names * arguments.memory}
+    variants = [(False, False)]
+    columns = ["network", "input", "s", "ratio"]
+    if arguments.bf16:
+        variants.append((True, False))
+        columns += ["bf16 s", "float32 / bf16"]
+    if arguments.compile:
+        variants.append((False, True))
+        columns += ["compiled s", "eager / compiled", "compiling s"]
+    if arguments.bf16 and arguments.compile:
+        variants.append((True, True))
+        columns += ["bf16 compiled s", "bf16 eager / compiled", "compiling s"]
+    columns += ["peak GB"] * arguments.memory
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for name in names:
-        size = NETWORKS[name][0]
-        row = [name, f"{size} x {size}", f"{first[name]:.2f}", f"{best[name]:.3f}"]
-        row.append(f"{best[name] / best[YARDSTICK]:.3f}")
-        row += [f"{peaks[name]:.2f}"] if peaks else []
-        print("| " + " | ".join(row) + " |", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # What was compiled before would take no time.
+        for name, row in time_networks(names, variants, device, arguments.repeats).items():
+            print(f"| {name} | {row}{peaks.get(name, '')} |")
+
+
+def _resident_kilobytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

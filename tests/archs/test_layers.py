@@ -73,7 +73,7 @@ class TestMask:
             x = torch.zeros(rows)
             assert torch.equal(compiled(x), mask_for(x))
         operator = torch.ops.basicsr_ext.shifted_window_mask.default
-        assert [[node.target for node in graph.graph.nodes].count(operator) for graph in graphs] == [1, 1]
+        assert {[node.target for node in graph.graph.nodes].count(operator) for graph in graphs} == {1}
         torch.library.opcheck(operator, ((8, 12), (4, 2), (2, 1), CPU, torch.float64))
 
 
