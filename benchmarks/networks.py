@@ -4,12 +4,15 @@ Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile] [--memory] 
 
 Repetitions of all networks are interleaved and the fastest counts, so that other work on the machine
 disturbs the ratios little. --bf16 and --compile time each network that way too; given together, also both.
+On CPUs, --compile also tells how much of the eager time is spent in library operators, which compiled code
+calls as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -25,6 +28,7 @@ if str(ROOT) not in sys.path:
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 import basicsr_ext as bx  # noqa: E402
 from basicsr_ext.archs import pixel_range  # noqa: E402
@@ -46,6 +50,12 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "restormer_biasfree": (128, {"type": "Restormer", "LayerNorm_type": "BiasFree"}),
 }
 """Side of the input and network by name."""
+
+LIBRARY = re.compile(
+    r"aten::(mm|addmm|bmm|baddbmm|mkldnn_convolution|_slow_conv2d_(for|back)ward|convolution_backward"
+    r"|_scaled_dot_product_\w+)$"
+)
+"""Names of the operators for matrix products, convolutions and fused attention."""
 
 Step = Callable[[], None]
 Variant = tuple[bool, bool]
@@ -81,6 +91,14 @@ def seconds(step: Step, device: str) -> float:
     return clock() - start
 
 
+def library_share(step: Step) -> float:
+    """Return the share of one call's CPU time in operators that compiled code calls as well."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        step()
+    times = {event.key: event.self_cpu_time_total for event in record.key_averages()}
+    return sum(time for name, time in times.items() if LIBRARY.match(name)) / sum(times.values())
+
+
 def peak_gigabytes(name: str, arguments: argparse.Namespace) -> float:
     """Return the peak memory of a process that trains network ``name`` for two steps."""
     command = [sys.executable, __file__, name, "--peak-of-this-process", "--threads", str(arguments.threads)]
@@ -112,6 +130,8 @@ def time_networks(names: list[str], variants: list[Variant], device: str, repeat
             taken = time_of[bf16, compiled]
             cells += [f"{taken:.3f}", f"{time_of[bf16 and compiled, False] / taken:.2f}"]
             cells += [f"{first[name, (bf16, compiled)]:.0f}"] * compiled
+        if (False, True) in variants and device == "cpu":
+            cells.append(f"{library_share(steps[name, (False, False)]):.0%}")
         rows[name] = " | ".join(cells)
     return rows
 
@@ -154,6 +174,7 @@ def main() -> None:
     if arguments.bf16 and arguments.compile:
         variants.append((True, True))
         columns += ["bf16 compiled s", "bf16 eager / compiled", "compiling s"]
+    columns += ["library"] * (arguments.compile and device == "cpu")
     columns += ["peak GB"] * arguments.memory
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     with tempfile.TemporaryDirectory() as cache:
