@@ -155,9 +155,10 @@ def main() -> None:
         step = training_step(arguments.names[0], (False, False), device)
         step()
         step()
-        on_gpu = device == "cuda"
-        bytes_used = torch.cuda.max_memory_allocated() if on_gpu else 1e3 * _resident_kilobytes()
-        print(bytes_used / 1e9)
+        if device == "cuda":
+            print(torch.cuda.max_memory_allocated() / 1e9)
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
 
     names = [YARDSTICK, *(name for name in arguments.names or NETWORKS if name != YARDSTICK)]
@@ -181,10 +182,6 @@ def main() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # What was compiled before would take no time.
         for name, row in time_networks(names, variants, device, arguments.repeats).items():
             print(f"| {name} | {row}{peaks.get(name, '')} |")
-
-
-def _resident_kilobytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def shifted_window_mask(
     Rolling brings opposite borders of the image together. Tokens of one window that were not neighbours
     before get -100 (Swin's value, finite: a released network is trained with it), all others 0.
     """
-    # Compiled loops over logits would compute the mask anew for each: in bfloat16 on a CPU, that is most
-    # of EDT's time.
+    # Compiled loops over logits would compute the mask anew for each: in bfloat16 on a CPU, that doubles
+    # the time of EDT-T.
     make = _opaque_window_mask if torch.compiler.is_dynamo_compiling() else _window_mask
     return make(size, window, shift, device, dtype)
 
