@@ -11,6 +11,7 @@ calls as well.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import resource
@@ -61,6 +62,8 @@ Step = Callable[[], None]
 Variant = tuple[bool, bool]
 """In bfloat16, compiled."""
 
+Row = dict[str, str]
+
 
 def training_step(name: str, variant: Variant, device: str) -> Step:
     """Return a function that runs one forward and backward pass of network ``name``."""
@@ -95,8 +98,8 @@ def library_share(step: Step) -> float:
     """Return the share of one call's CPU time in operators that compiled code calls as well."""
     with profile(activities=[ProfilerActivity.CPU]) as record:
         step()
-    times = {event.key: event.self_cpu_time_total for event in record.key_averages()}
-    return sum(time for name, time in times.items() if LIBRARY.match(name)) / sum(times.values())
+    spent = {event.key: event.self_cpu_time_total for event in record.key_averages()}
+    return sum(spent[name] for name in spent if LIBRARY.match(name)) / sum(spent.values())
 
 
 def peak_gigabytes(name: str, arguments: argparse.Namespace) -> float:
@@ -106,33 +109,34 @@ def peak_gigabytes(name: str, arguments: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def time_networks(names: list[str], variants: list[Variant], device: str, repeats: int) -> dict[str, str]:
-    """Return a row of seconds and ratios for each network."""
-    keys = [(name, variant) for name in names for variant in variants]
-    steps = {key: training_step(*key, device) for key in keys}
+def time_networks(names: list[str], variants: list[Variant], device: str, repeats: int) -> list[Row]:
+    """Return what was measured, of each network in turn, by the headings of the table."""
+    steps = {(name, *variant): training_step(name, variant, device) for name in names for variant in variants}
     first = {}
     for key, step in steps.items():
         start = time.perf_counter()
         step()
         first[key] = time.perf_counter() - start
-    best = dict.fromkeys(keys, float("inf"))
+    best = dict.fromkeys(steps, float("inf"))
     for _ in range(repeats):
         for key, step in steps.items():
             best[key] = min(best[key], seconds(step, device))
 
-    rows = {}
+    rows = []
     for name in names:
-        time_of = {variant: best[name, variant] for variant in variants}
-        plain = time_of[False, False]
-        cells = [f"{NETWORKS[name][0]} x {NETWORKS[name][0]}", f"{plain:.3f}"]
-        cells.append(f"{plain / best[YARDSTICK, (False, False)]:.3f}")
-        for bf16, compiled in variants[1:]:
-            taken = time_of[bf16, compiled]
-            cells += [f"{taken:.3f}", f"{time_of[bf16 and compiled, False] / taken:.2f}"]
-            cells += [f"{first[name, (bf16, compiled)]:.0f}"] * compiled
+        size, plain = NETWORKS[name][0], best[name, False, False]
+        row = {"network": name, "input": f"{size} x {size}", "s": f"{plain:.3f}"}
+        row["ratio"] = f"{plain / best[YARDSTICK, False, False]:.3f}"
+        if (True, False) in variants:
+            row |= {"bf16 s": f"{best[name, True, False]:.3f}"}
+            row |= {"float32 / bf16": f"{plain / best[name, True, False]:.2f}"}
+        for bf16 in [bf16 for bf16, compiled in variants if compiled]:
+            label, eager, taken = "bf16 " * bf16, best[name, bf16, False], best[name, bf16, True]
+            row |= {f"{label}compiled s": f"{taken:.3f}", f"{label}eager / compiled": f"{eager / taken:.2f}"}
+            row |= {f"{label}compiling s": f"{first[name, bf16, True]:.0f}"}
         if (False, True) in variants and device == "cpu":
-            cells.append(f"{library_share(steps[name, (False, False)]):.0%}")
-        rows[name] = " | ".join(cells)
+            row["library"] = f"{library_share(steps[name, False, False]):.0%}"
+        rows.append(row)
     return rows
 
 
@@ -142,7 +146,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *NETWORKS], metavar="name", help=", ".join(NETWORKS))
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 as well")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
-    parser.add_argument("--memory", action="store_true", help="peak memory, each network in its own process")
+    parser.add_argument("--memory", action="store_true", help="peak memory in float32, not compiled")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
@@ -163,25 +167,17 @@ def main() -> None:
 
     names = [YARDSTICK, *(name for name in arguments.names or NETWORKS if name != YARDSTICK)]
     # First, as a process counts its parent's peak as its own.
-    peaks = {name: f" | {peak_gigabytes(name, arguments):.2f}" for name in names * arguments.memory}
-    variants = [(False, False)]
-    columns = ["network", "input", "s", "ratio"]
-    if arguments.bf16:
-        variants.append((True, False))
-        columns += ["bf16 s", "float32 / bf16"]
-    if arguments.compile:
-        variants.append((False, True))
-        columns += ["compiled s", "eager / compiled", "compiling s"]
-    if arguments.bf16 and arguments.compile:
-        variants.append((True, True))
-        columns += ["bf16 compiled s", "bf16 eager / compiled", "compiling s"]
-    columns += ["library"] * (arguments.compile and device == "cpu")
-    columns += ["peak GB"] * arguments.memory
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    peaks = {name: f"{peak_gigabytes(name, arguments):.2f}" for name in names * arguments.memory}
+    switches = itertools.product([False, True][: 1 + arguments.compile], [False, True][: 1 + arguments.bf16])
+    variants = [(bf16, compiled) for compiled, bf16 in switches]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # What was compiled before would take no time.
-        for name, row in time_networks(names, variants, device, arguments.repeats).items():
-            print(f"| {name} | {row}{peaks.get(name, '')} |")
+        rows = time_networks(names, variants, device, arguments.repeats)
+    for row in rows:
+        row |= {"peak GB": peaks[row["network"]]} if peaks else {}
+    print(f"| {' | '.join(rows[0])} |\n|" + "---|" * len(rows[0]))
+    for row in rows:
+        print(f"| {' | '.join(row.values())} |")
 
 
 if __name__ == "__main__":
