@@ -1,16 +1,28 @@
-"""Look a ``type:`` up by name: ours first, then basicsr's registry, which plug-ins fill."""
+"""What an option file's ``type:`` names: ours first, then what basicsr and plug-ins have registered.
+
+An extension is one file: a class or function under ``@NETWORKS.register()`` or one of the other registries
+below, in the package's folder (``archs/<name>_arch.py``) or in a module named under ``plugins:``. Its typed
+signature, or for option sections its fields, is the only place where its options are named.
+
+Which file registers a name is read off the files' text: only the file of the wanted name is imported, and
+option files can be checked without importing torch. Nothing else of the package is imported here.
+"""
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from importlib import import_module
-from pkgutil import iter_modules
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
-from .config.errors import nearest
+from .spelling import nearest
 
 T = TypeVar("T", bound=Callable[..., Any])
+Definition = ast.ClassDef | ast.FunctionDef
 
 
 class UnknownTypeError(LookupError):
@@ -23,61 +35,111 @@ class UnknownTypeError(LookupError):
 
 
 class Registry:
-    """Named constructors of one kind.
+    """Named classes or functions of one kind.
 
     Args:
+        symbol: the name under which modules import this registry, such as ``NETWORKS``.
         kind: word for messages ("network").
-        package: package whose ``*<suffix>.py`` modules register ours; imported on first use.
+        package: package whose ``*<suffix>.py`` modules hold ours; ``None``: there are only plug-ins'.
         suffix: ending of those modules' names, BasicSR's convention ("_arch").
         basicsr: name of the registry in ``basicsr.utils.registry`` to fall back to, if there is one.
     """
 
-    def __init__(self, kind: str, package: str, suffix: str, basicsr: str | None) -> None:
+    def __init__(
+        self, symbol: str, kind: str, package: str | None = None, suffix: str = "", basicsr: str | None = None
+    ) -> None:
         self.kind = kind
-        self._package, self._suffix, self._basicsr = package, suffix, basicsr
-        self._own: dict[str, Callable[..., Any]] = {}
-        self._scanned = False
+        self._symbol, self._package, self._suffix, self._basicsr = symbol, package, suffix, basicsr
+        self._registered: dict[str, Callable[..., Any]] = {}
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Return a decorator that registers its object under ``names``, or its own name."""
+        """Return a decorator that registers its object under ``names``, or its own name.
+
+        ``names`` are literals: they are read off the file before it is imported. The name ``*`` is for the
+        option section of every name that nothing else is registered under.
+        """
 
         def decorate(obj: T) -> T:
             for name in names or (obj.__name__,):
-                if self._own.setdefault(name, obj) is not obj:
+                elsewhere = not obj.__module__.startswith(self._homes.get(name, obj.__module__))
+                if self._registered.setdefault(name, obj) is not obj or elsewhere:
                     raise ValueError(f"{self.kind} {name!r} is registered twice")
             return obj
 
         return decorate
 
+    def names(self) -> list[str]:
+        """Return the names of ours and of what plug-ins have registered here, without importing anything."""
+        return [name for name in dict.fromkeys([*self._homes, *self._registered]) if name != "*"]
+
     def own(self) -> dict[str, Callable[..., Any]]:
-        """Return ours by name."""
-        if not self._scanned:
-            package = import_module(self._package)
-            for module in iter_modules(package.__path__):
-                if module.name.endswith(self._suffix):
-                    import_module(f"{self._package}.{module.name}")
-            self._scanned = True  # not before: a module that fails to import must fail again, not vanish
-        return dict(self._own)
+        """Return everything registered here by name."""
+        return {name: self.find(name) for name in self.names()}
 
     def find(self, name: str) -> Callable[..., Any]:
-        """Return the constructor called ``name``.
+        """Return what is called ``name``.
 
         Raises:
             UnknownTypeError: neither we, basicsr nor a loaded plug-in know it.
         """
-        own = self.own()
-        if name in own:
-            return own[name]
+        if name not in self._registered and name in self._homes:
+            import_module(self._homes[name])
+        if name in self._registered:
+            return self._registered[name]
         foreign = dict(self._foreign())
         # basicsr falls back to the suffixed name for classes that exist in sister projects, too.
         for candidate in (name, f"{name}_basicsr"):
             if candidate in foreign:
                 return foreign[candidate]
-        raise UnknownTypeError(self.kind, name, sorted({*own, *foreign}))
+        raise UnknownTypeError(self.kind, name, sorted({*self.names(), *foreign}))
 
-    def is_own(self, name: str) -> bool:
-        """Say whether ``name`` means ours."""
-        return name in self.own()
+    def section(self, name: str) -> Any:
+        """Return the option section called ``name``, that of all other names, or None."""
+        for candidate in (name, "*"):
+            if candidate in self._homes or candidate in self._registered:
+                return self.find(candidate)
+        return None
+
+    def definition(self, name: str) -> Definition | None:
+        """Return the syntax tree of what is called ``name`` if it is ours and not imported yet."""
+        if name in self._registered or name not in self._homes:
+            return None
+        return next(item for item, names in self._definitions(self._homes[name]) if name in names)
+
+    @cached_property
+    def _homes(self) -> dict[str, str]:
+        """The module that registers each of our names."""
+        if self._package is None:
+            return {}
+        modules = [path for path in self._folder.glob(f"*{self._suffix}.py") if path.stem != "__init__"]
+        modules += [path.parent for path in self._folder.glob(f"*{self._suffix}/__init__.py")]
+        return {
+            name: f"{self._package}.{module.stem}"
+            for module in sorted(modules)
+            for _, names in self._definitions(f"{self._package}.{module.stem}")
+            for name in names
+        }
+
+    @property
+    def _folder(self) -> Path:
+        assert self._package is not None, "only packages have a folder"
+        spec = find_spec(self._package)
+        assert spec is not None and spec.origin is not None, f"{self._package} is part of this package"
+        return Path(spec.origin).parent
+
+    def _definitions(self, module: str) -> Iterator[tuple[Definition, list[str]]]:
+        """Yield what a module registers here: its syntax tree and its names."""
+        path = self._folder / module.rpartition(".")[2]
+        files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+        for text in (file.read_text(encoding="utf-8") for file in files):
+            if f"@{self._symbol}.register" not in text:
+                continue
+            for item in ast.parse(text).body:
+                if isinstance(item, Definition):
+                    for decorator in item.decorator_list:
+                        if ast.unparse(decorator).startswith(f"{self._symbol}.register("):
+                            assert isinstance(decorator, ast.Call), "register is called"
+                            yield item, [ast.literal_eval(name) for name in decorator.args] or [item.name]
 
     def _foreign(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         if self._basicsr is None:
@@ -86,3 +148,21 @@ class Registry:
             warnings.simplefilter("ignore")
             registries = import_module("basicsr.utils.registry")
         yield from getattr(registries, self._basicsr)
+
+
+NETWORKS = Registry("NETWORKS", "network", "basicsr_ext.archs", "_arch", "ARCH_REGISTRY")
+"""Classes, ``torch.nn.Module``."""
+LOSSES = Registry("LOSSES", "loss", "basicsr_ext.losses", "_loss", "LOSS_REGISTRY")
+"""Classes, ``torch.nn.Module``: what they take is the model kind's matter."""
+METRICS = Registry("METRICS", "metric", "basicsr_ext.metrics", "_metric", "METRIC_REGISTRY")
+"""Functions of an image and its reference, or classes after :class:`basicsr_ext.metrics.Metric`."""
+OPTIMIZERS = Registry("OPTIMIZERS", "optimizer")
+"""Classes, ``torch.optim.Optimizer``; torch's own and importable ones need no registration."""
+SCHEDULERS = Registry("SCHEDULERS", "learning-rate schedule", "basicsr_ext.schedulers", "_scheduler")
+"""Option sections after :class:`basicsr_ext.config.Scheduler`."""
+DEGRADATIONS = Registry("DEGRADATIONS", "degradation step", "basicsr_ext.data.degradations")
+"""Option sections after :class:`basicsr_ext.data.degradations.Step`."""
+DATASETS = Registry("DATASETS", "data set", "basicsr_ext.data", "_dataset", "DATASET_REGISTRY")
+"""Option sections after :class:`basicsr_ext.config.DatasetOptions`."""
+MODELS = Registry("MODELS", "model", "basicsr_ext.models", "_model")
+"""Model kinds after :class:`basicsr_ext.models.ModelKind`."""

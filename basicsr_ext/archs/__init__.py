@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from ..registry import Registry
+from ..registry import NETWORKS as NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
 
-NETWORKS = Registry("network", __name__, "_arch", "ARCH_REGISTRY")
 
 
 def build_network(opt: Mapping[str, Any]) -> nn.Module:

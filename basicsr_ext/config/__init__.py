@@ -1,9 +1,19 @@
-"""Option files: schema, loading, overrides, error messages. Imports nothing else of the package, no torch."""
+"""Option files: schema, loading, overrides, error messages.
+
+Of the package it imports only ``registry``, ``plugins`` and ``spelling``, and no torch.
+"""
 
 from .errors import OptionError as OptionError
 from .errors import Problem as Problem
 from .errors import SourceMap as SourceMap
 from .loading import load_options as load_options
+from .schema import DatasetOptions as DatasetOptions
+from .schema import LoaderKeys as LoaderKeys
 from .schema import Options as Options
+from .schema import Scheduler as Scheduler
+from .schema import Spec as Spec
+from .schema import Train as Train
+from .schema import Val as Val
+from .sections import Section as Section
 from .signature import check_arguments as check_arguments
 from .stages import resolved_stages as resolved_stages

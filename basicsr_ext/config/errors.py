@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,3 @@ class OptionError(ValueError):
         self.problems = list(problems)
         self.source = source or SourceMap()
         super().__init__("\n".join(problem.line(self.source) for problem in self.problems))
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word closest to ``word`` in spelling (letter case last), or None if none is near."""
-    words = list(known)
-    matches = get_close_matches(word, words, n=1, cutoff=0.6)
-    if matches:
-        return matches[0]
-    folded = {item.lower(): item for item in words}
-    matches = get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
-    return folded[matches[0]] if matches else None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"did you mean 'x'?"`` for the known word closest to ``word``, or an empty string."""
-    match = closest(word, known)
-    return f"did you mean {match!r}?" if match else ""

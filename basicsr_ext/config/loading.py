@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .checks import check_relations
-from .errors import OptionError, Problem, SourceMap, closest
+from ..plugins import PluginError, import_plugins
+from ..registry import MODELS
+from ..spelling import closest, nearest
+from .errors import OptionError, Problem, SourceMap
 from .facts import Facts
 from .overrides import apply_overrides
-from .paths import check_paths
 from .schema import Options, Written
-from .structure import repair, validate
+from .structure import check_relations, repair, unknown_types, validate
 from .values import show
 from .yaml_text import MAX_DEPTH, Document, read_yaml
 
@@ -61,16 +62,54 @@ def _check(
     document: Document, phases: Collection[str]
 ) -> tuple[Options | None, list[Problem], dict[str, str]]:
     """Return the options, or None with every problem; and the places of keys as the problems name them."""
-    repaired = repair(document.value, document.places)
-    options, mistyped = validate(repaired.mapping)
+    mapping = document.value
+    # What a plug-in brings may decide which keys there are; else it is imported once all else is right.
+    if _model_kind(mapping) is None or unknown_types(mapping, _options_of(mapping)):
+        _import_plugins(document)
+    root = _options_of(mapping)
+    if _model_kind(mapping) is None:
+        name = mapping["model_type"]
+        known = [name for name in MODELS.names()]
+        fix = nearest(name, known) or f"known: {', '.join(known)}"
+        document.problems.append(Problem("model_type", repr(name), "a registered model", fix))
+        return None, document.problems, document.places
+    repaired = repair(mapping, root, document.places)
+    options, mistyped = validate(repaired.mapping, root)
     # One mistake, one line: an unreadable value is not also a wrong one, a misspelt key not also mistyped.
     known = document.unusable | repaired.renamed
     mistyped = [problem for problem in mistyped if problem.key not in known]
     problems = [*document.problems, *repaired.problems, *mistyped]
     facts = Facts(repaired.mapping, document.unusable | {problem.key for problem in mistyped})
-    problems += check_relations(facts)
-    problems += check_paths(facts, phases)
+    problems += check_relations(repaired.mapping, root, facts, phases)
+    if not problems:
+        _import_plugins(document)
+        problems = document.problems
     return (None if problems else options), list(dict.fromkeys(problems)), repaired.places
+
+
+def _model_kind(mapping: dict[str, Any]) -> str | None:
+    """Return the registered kind that the file names, the default where it names none; None: unknown."""
+    name = mapping.get("model_type")
+    if not isinstance(name, str):
+        return Options.model_fields["model_type"].default
+    return name if name in MODELS.names() else None
+
+
+def _options_of(mapping: dict[str, Any]) -> type[Options]:
+    kind = _model_kind(mapping)
+    return Options if kind is None else MODELS.find(kind).Options  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _import_plugins(document: Document) -> None:
+    names = document.value.get("plugins")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return
+    try:
+        import_plugins(names)
+    except PluginError as error:
+        problem = Problem(f"plugins.{error.position}", str(error), "an importable module")
+        if problem not in document.problems:
+            document.problems.append(problem)
 
 
 def _in_file_order(problems: list[Problem], source: SourceMap) -> list[Problem]:

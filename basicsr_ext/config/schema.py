@@ -1,9 +1,10 @@
-"""The option file as typed data: every key, its type, its default and what it means.
+"""The option file as typed data: every key that all kinds of training share, its type, default and meaning.
 
-Keys keep BasicSR's and Restormer's names and meaning. All models are frozen and refuse unknown keys,
-except where a constructor outside this module decides what is valid (networks, losses, optimizers,
-schedulers, metrics, plug-in data sets): those keep their extra keys in :attr:`Spec.kwargs`, and
-:mod:`basicsr_ext.config.signature` checks them once that constructor is known.
+Keys keep BasicSR's and Restormer's names and meaning. Sections are frozen and refuse unknown keys. What an
+extension adds stands beside it: a model kind extends :class:`Options`, :class:`Train` and :class:`Val`, data
+sets, degradation steps and schedules register sections of their own. Where a constructor decides what is valid
+(networks, losses, optimizers, metrics), extra keys are kept in :attr:`Spec.kwargs`, and
+:mod:`basicsr_ext.config.signature` compares them with that constructor.
 
 Values are taken as written: no text for numbers, no true for 1; a whole float (``!!float 5e3``) is an
 integer where one is asked for. ``~`` stands for a key's default.
@@ -11,15 +12,21 @@ integer where one is asked for. ``~`` stands for a key's default.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
-from .degradations import Degradable
-from .errors import SourceMap
-from .sections import OptionMapping, Section
-from .values import Expect, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, whole
+from ..registry import DATASETS, METRICS, NETWORKS, SCHEDULERS
+from .errors import Problem, SourceMap
+from .facts import Facts
+from .paths import ExistingFile
+from .sections import ByType, ConstructedBy, OptionMapping, Section
+from .stages import StageOptions, check_stages
+from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
 from .yaml_text import to_text
 
 
@@ -41,78 +48,19 @@ class OptimizerSpec(Spec):
     lr: PositiveFloat = Field(description="Base learning rate.")
 
 
+NetworkSpec = Annotated[Spec, ConstructedBy(NETWORKS)]
+MetricSpec = Annotated[Spec, ConstructedBy(METRICS, supplied=("img", "img2"), kept=("better",))]
+
+
 # --- data sets -------------------------------------------------------------------------------------
 
 
-class IOBackend(Section):
-    """Where image bytes come from."""
-
-    type: Literal["disk", "lmdb"] = Field(default="disk", description="Files in folders, or BasicSR's LMDB.")
-
-
-class Stage(Section):
-    """One stage of progressive learning (Restormer, arXiv:2111.09881)."""
-
-    iters: PositiveInt = Field(description="Iterations this stage lasts.")
-    gt_size: PositiveInt = Field(description="Side of the square ground-truth crop, in pixels.")
-    batch_size_per_gpu: PositiveInt | None = Field(
-        default=None, description="Samples per rank and micro-batch."
-    )
-    batch_size_total: PositiveInt | None = Field(
-        default=None,
-        description="Samples per iteration over all ranks and micro-batches; instead of batch_size_per_gpu.",
-    )
-
-
-FileNameTemplate = Annotated[
-    str, Field(pattern=r"\{\}"), Expect("a file name with {} in it", "file names with {} in them")
-]
-_GT_SIZE = (
-    "Training: side of the square ground-truth crop in pixels; with gt_sizes, the largest. Else unused."
-)
-
-
-class ImageSource(Section):
-    """Keys that every built-in image data set takes."""
-
-    name: str = Field(default="", description="Shown in logs and used as folder name for validation images.")
-    phase: Literal["train", "val", "test"] | None = Field(
-        default=None, description="Set by BasicSR; accepted, unused."
-    )
-    scale: PositiveInt | None = Field(
-        default=None, description="Overrides the file's scale for this data set."
-    )
-    io_backend: IOBackend = IOBackend()
-    cache: Literal["none", "ram", "disk"] = Field(
-        default="none",
-        description="Folders and LMDBs: keep decoded pixels in shared memory (once a machine), or on disk "
-        "beside the images; made on first use. Stores and SampleImages need none.",
-    )
-    gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
-    filename_tmpl: FileNameTemplate = Field(
-        default="{}", description="LQ file name for a GT base name, e.g. '{}x4'."
-    )
-    meta_info_file: str | None = Field(default=None, description="Text file: one GT name (and shape) a line.")
-    meta_info: str | None = Field(default=None, description="Same as meta_info_file.")
-    color: Literal["rgb", "y", "gray"] | None = Field(
-        default=None, description="'y' or 'gray': one-channel images."
-    )
-    mean: list[FiniteFloat] | None = Field(
-        default=None, description="Subtracted per channel after scaling to 0..1."
-    )
-    std: list[FiniteFloat] | None = Field(
-        default=None, description="Divides per channel after the mean is subtracted."
-    )
-
-
-class TrainKeys(Section):
+class LoaderKeys(Section):
     """Keys that only the training set takes."""
 
-    gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
-    use_hflip: bool = Field(default=True, description="Random horizontal flips.")
-    use_rot: bool = Field(default=True, description="Random vertical flips and 90-degree rotations.")
-    geometric_augs: bool | None = Field(
-        default=None, description="Restormer's switch for flips and rotations together."
+    gt_size: PositiveInt | None = Field(
+        default=None,
+        description="Side of the square ground-truth crop in pixels; with gt_sizes, the largest.",
     )
     use_shuffle: bool = Field(default=True, description="Visit the images in a new random order each pass.")
     num_worker_per_gpu: NonNegativeInt = Field(default=4, description="Loader processes per rank; 0: none.")
@@ -136,7 +84,7 @@ class TrainKeys(Section):
         default="stop",
         description="An image that cannot be used ends the run, or another one takes its place.",
     )
-    stages: list[Stage] | None = Field(
+    stages: list[StageOptions] | None = Field(
         default=None, min_length=1, description="Progressive learning, stage by stage."
     )
     mini_batch_sizes: list[PositiveInt] | None = Field(
@@ -150,138 +98,55 @@ class TrainKeys(Section):
     )
 
 
-class PairedKeys(ImageSource, Degradable):
-    """Ground truth with, or without, its low-quality images."""
+class DatasetOptions(OptionMapping):
+    """A data set: what every registered section of one has.
 
-    type: Literal["PairedImageDataset", "Dataset_PairedImage"]
-    dataroot_gt: str = Field(description="Folder, .lmdb or .store of ground-truth images.")
-    dataroot_lq: str | None = Field(
-        default=None,
-        description="Folder, .lmdb or .store of low-quality images; without it LQ is made of GT.",
+    As ``datasets.train`` it takes the keys of :attr:`training_keys` besides; it is then an instance of
+    those, too.
+    """
+
+    training_keys: ClassVar[Any] = LoaderKeys
+    """The section of what it takes for training, a kind of LoaderKeys; None: it cannot be trained with."""
+
+    type: str = Field(description="Registered name: ours first, then basicsr's and the plug-ins'.")
+    name: str = Field(default="", description="Shown in logs and used as folder name for validation images.")
+    phase: Literal["train", "val", "test"] | None = Field(
+        default=None, description="Set by BasicSR; accepted, unused."
+    )
+    scale: PositiveInt | None = Field(
+        default=None, description="Overrides the file's scale for this data set."
     )
 
 
-class SampleKeys(ImageSource, Degradable):
-    """scikit-image's bundled photographs: nothing to download."""
-
-    type: Literal["SampleImages"]
-    split: Literal["train", "val"] = "train"
-
-
-class GaussianDenoisingKeys(ImageSource):
-    """Restormer's Gaussian denoising set: noise is drawn on the fly."""
-
-    type: Literal["Dataset_GaussianDenoising"]
-    dataroot_gt: str
-    dataroot_lq: str | None = Field(
-        default=None, description="Accepted as in Restormer's files, where it is 'none'."
-    )
-    sigma_type: Literal["constant", "random", "choice"] | None = Field(
-        default=None, description="Training only."
-    )
-    sigma_range: NonNegativeFloat | list[NonNegativeFloat] | None = Field(
-        default=None, description="Training: sigma, [low, high] or choices."
-    )
-    sigma_test: NonNegativeFloat | None = Field(
-        default=None, description="Validation: sigma in 0..255 units."
-    )
-    in_ch: Literal[1, 3] = 3
+@lru_cache(maxsize=None)
+def for_training(section: type[OptionMapping]) -> type[OptionMapping] | None:
+    """Return a data set's section with its keys for training, or None if it cannot be trained with."""
+    keys = getattr(section, "training_keys", None)
+    if keys is None:
+        return None
+    return create_model(f"{section.__name__}ForTraining", __base__=(section, keys), __doc__=section.__doc__)
 
 
-class DualPixelKeys(ImageSource):
-    """Restormer's dual-pixel defocus set: left and right 16-bit views, joined to six channels."""
-
-    type: Literal["Dataset_DefocusDeblur_DualPixel_16bit"]
-    dataroot_gt: str
-    dataroot_lqL: str  # noqa: N815 (Restormer's key)
-    dataroot_lqR: str  # noqa: N815
-
-
-class SingleKeys(ImageSource):
-    """Low-quality images without ground truth, for testing."""
-
-    type: Literal["SingleImageDataset"]
-    dataroot_lq: str
-
-
-class PairedTrain(PairedKeys, TrainKeys):
-    """Training pairs."""
-
-
-class SampleTrain(SampleKeys, TrainKeys):
-    """Training on the bundled photographs."""
-
-
-class GaussianDenoisingTrain(GaussianDenoisingKeys, TrainKeys):
-    """Training for Gaussian denoising."""
-
-
-class DualPixelTrain(DualPixelKeys, TrainKeys):
-    """Training for dual-pixel defocus deblurring."""
-
-
-class ForeignDataset(OptionMapping):
-    """A data set of basicsr's or of a plug-in's; it receives all its keys as BasicSR would pass them."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-    name: str = ""
-    scale: PositiveInt | None = None
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The whole mapping that a BasicSR data set takes as ``opt``."""
-        return {**self.model_dump(exclude_none=True), **(self.model_extra or {})}
-
-
-class ForeignTrain(ForeignDataset, TrainKeys):
-    """A foreign data set used for training."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-BUILTIN_DATASETS: dict[str, str] = {
-    "PairedImageDataset": "paired",
-    "Dataset_PairedImage": "paired",
-    "SampleImages": "sample",
-    "Dataset_GaussianDenoising": "gaussian",
-    "Dataset_DefocusDeblur_DualPixel_16bit": "dualpixel",
-    "SingleImageDataset": "single",
-}
-
-
-def _dataset_tag(value: Any) -> str:
-    name = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return BUILTIN_DATASETS.get(str(name), "foreign")
-
-
-TrainDataset = Annotated[
-    Annotated[PairedTrain, Tag("paired")]
-    | Annotated[SampleTrain, Tag("sample")]
-    | Annotated[GaussianDenoisingTrain, Tag("gaussian")]
-    | Annotated[DualPixelTrain, Tag("dualpixel")]
-    | Annotated[ForeignTrain, Tag("foreign")],
-    Discriminator(_dataset_tag),
-]
-EvalDataset = Annotated[
-    Annotated[PairedKeys, Tag("paired")]
-    | Annotated[SampleKeys, Tag("sample")]
-    | Annotated[GaussianDenoisingKeys, Tag("gaussian")]
-    | Annotated[DualPixelKeys, Tag("dualpixel")]
-    | Annotated[SingleKeys, Tag("single")]
-    | Annotated[ForeignDataset, Tag("foreign")],
-    Discriminator(_dataset_tag),
-]
+_WANTED = "the name of a data set"
+_MISFIT = "a data set to train with, which this is not"
+TrainingSet = Annotated[DatasetOptions, ByType(DATASETS, _WANTED, for_training, _MISFIT)]
+EvaluationSet = Annotated[DatasetOptions, ByType(DATASETS, _WANTED)]
 
 
 class Datasets(OptionMapping):
     """``train`` and any number of ``val``, ``val_N``, ``test``, ``test_N`` sets."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, EvalDataset]  # pyright: ignore[reportIncompatibleVariableOverride]
-    train: TrainDataset | None = None
+    evaluation_keys: ClassVar[re.Pattern[str]] = re.compile(r"(val|test)(_.*)?\Z")
+    __pydantic_extra__: dict[str, EvaluationSet]  # pyright: ignore[reportIncompatibleVariableOverride]
+    train: TrainingSet | None = None
 
-    def evaluation(self, phase: Literal["val", "test"]) -> dict[str, EvalDataset]:
+    @property
+    def loader(self) -> LoaderKeys | None:
+        """The training set's keys for stages, batches and loader processes."""
+        return self.train if isinstance(self.train, LoaderKeys) else None
+
+    def evaluation(self, phase: Literal["val", "test"]) -> dict[str, DatasetOptions]:
         """Return the sets of one phase by their key, in file order."""
         return {
             key: value for key, value in (self.__pydantic_extra__ or {}).items() if key.split("_")[0] == phase
@@ -291,14 +156,19 @@ class Datasets(OptionMapping):
 # --- training --------------------------------------------------------------------------------------
 
 
-class MixingAugs(Section):
-    """Restormer's batch mixing."""
+class Scheduler(Section):
+    """A learning-rate schedule; registered ones derive from this."""
 
-    mixup: bool = False
-    mixup_beta: PositiveFloat = Field(
-        default=1.2, description="Both parameters of the Beta distribution of lambda."
-    )
-    use_identity: bool = Field(default=True, description="Leave half of the batches unmixed.")
+    type: str = Field(description="Registered name.")
+
+    def rate(self, base: float, warmup_iter: int) -> Callable[[int], float]:
+        """Return the function from iteration (1-based) to learning rate.
+
+        Args:
+            base: the optimizer's learning rate.
+            warmup_iter: iterations of a linear warm-up, which overwrites what is returned for them; -1: none.
+        """
+        raise NotImplementedError
 
 
 WarmUp = Annotated[
@@ -312,22 +182,21 @@ Decay = Annotated[
 
 
 class Train(Section):
-    """How the network is optimised."""
+    """How networks are optimised, whatever the kind of training."""
 
     total_iter: PositiveInt = Field(description="Optimizer steps of the whole run.")
     warmup_iter: WarmUp = Field(
         default=-1, description="Iterations of linear learning-rate warm-up; -1: none."
     )
     ema_decay: Decay = Field(default=0.0, description="Decay of the averaged weights; 0: none kept.")
-    optim_g: OptimizerSpec
-    scheduler: Spec | None = Field(default=None, description="Learning-rate schedule; none: constant.")
-    pixel_opt: Spec | None = Field(default=None, description="Pixel loss.")
-    perceptual_opt: Spec | None = Field(default=None, description="Perceptual (and style) loss.")
+    optim_g: OptimizerSpec = Field(description="Optimizer of network_g.")
+    scheduler: Annotated[Scheduler, ByType(SCHEDULERS, "a known learning-rate schedule")] | None = Field(
+        default=None, description="Learning-rate schedule; none: constant."
+    )
     use_grad_clip: bool = Field(default=False, description="Restormer: clip the gradient's norm at 0.01.")
     grad_clip_norm: PositiveFloat | None = Field(
         default=None, description="Clip the gradient's global norm at this value."
     )
-    mixing_augs: MixingAugs = MixingAugs()
     amp: Literal["no", "bf16", "fp16"] = Field(default="no", description="Automatic mixed precision.")
     compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
         Field(default=False, description="torch.compile, or its mode.")
@@ -339,39 +208,40 @@ class Train(Section):
         default="stop", description="What a non-finite loss or gradient does."
     )
 
+    @classmethod
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        """Compare the warm-up with the run's length."""
+        warm_up, total = facts.get("train.warmup_iter", -1), facts.get("train.total_iter")
+        if warm_up is not None and total is not None and warm_up >= total:
+            yield Problem("train.warmup_iter", show(warm_up), f"less than train.total_iter, which is {total}")
+
 
 class Val(Section):
-    """Validation during training, and testing."""
+    """Validation during training, and testing, whatever the kind of training."""
 
     val_freq: PositiveInt | None = Field(default=None, description="Iterations between validations.")
-    save_img: bool = False
+    save_img: bool = Field(default=False, description="Save the pictures of every validation.")
     suffix: str | None = Field(default=None, description="Appended to saved images' names.")
-    window_size: NonNegativeInt | None = Field(
-        default=None,
-        description="Pad images to a multiple of this, for networks that do not pad themselves; 0: never.",
+    metrics: dict[str, MetricSpec] = Field(
+        default_factory=dict, description="Measures by the name they get in logs."
     )
-    max_minibatch: PositiveInt | None = Field(
-        default=None, description="Restormer's key; accepted, one image at a time is run."
-    )
-    rgb2bgr: bool = Field(
-        default=True, description="Metrics see BGR images (what basicsr's Y conversion expects)."
-    )
-    use_image: bool = Field(default=True, description="Metrics see 8-bit images; false: unrounded values.")
-    metrics: dict[str, Spec] = Field(default_factory=dict)
-    pbar: bool = False
-    tile: PositiveInt | None = Field(
-        default=None, description="Run images in tiles of this side (LQ pixels)."
-    )
-    tile_overlap: NonNegativeInt = Field(default=32, description="Overlap of neighbouring tiles (LQ pixels).")
+    pbar: bool = Field(default=False, description="Accepted as in BasicSR's files.")
 
 
 # --- the rest --------------------------------------------------------------------------------------
 
 
+_EXISTING = "give the path of an existing file, or ~ for none"
+Weights = Annotated[str, ExistingFile("a file of weights, such as net_g_latest.pth", _EXISTING)]
+TrainingState = Annotated[
+    str, ExistingFile("a training state, such as training_states/5000.state", _EXISTING)
+]
+
+
 class Paths(Section):
     """Where weights come from and results go."""
 
-    pretrain_network_g: str | None = Field(default=None, description="Weights to start from.")
+    pretrain_network_g: Weights | None = Field(default=None, description="Weights to start from.")
     strict_load_g: bool = Field(
         default=True, description="Every weight must have its counterpart in the network, and the reverse."
     )
@@ -383,7 +253,7 @@ class Paths(Section):
         description="EDT: tasks (sr_x4, dn_g25, dr_L) taken from a multi-task checkpoint; "
         "default: the network's own.",
     )
-    resume_state: str | None = Field(
+    resume_state: TrainingState | None = Field(
         default=None, description="training_states/<iter>.state to continue from."
     )
     experiments_root: str | None = Field(
@@ -437,7 +307,7 @@ Name = Annotated[str, Field(min_length=1), Expect("text that is not empty", "tex
 
 
 class Options(Section):
-    """A complete description of one run."""
+    """A complete description of one run; a model kind's own options derive from this."""
 
     name: Name = Field(description="Name of the run; its folder is experiments/<name>.")
     model_type: str = Field(default="RestorationModel", description="What one training step is.")
@@ -450,7 +320,7 @@ class Options(Section):
         default_factory=list, description="Modules imported before types are looked up."
     )
     datasets: Datasets
-    network_g: Spec
+    network_g: NetworkSpec = Field(description="Network and its constructor arguments.")
     path: Paths = Paths()
     train: Train | None = None
     val: Val = Val()
@@ -459,6 +329,32 @@ class Options(Section):
     find_unused_parameters: bool = False
 
     _written: Written = PrivateAttr(default_factory=Written)
+
+    @classmethod
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        """Compare sections with each other: what stands beside what, and stages with the run's length."""
+        yield from check_stages(facts)
+        train, data = facts.written("train"), facts.written("datasets.train")
+        if train and not data:
+            yield Problem("datasets.train", "nothing", "a training set, as there is a train section")
+        if data and not train:
+            yield Problem("train", "nothing", "a train section (total_iter, optim_g, …) for datasets.train")
+        if facts.sound("datasets") and not (data or list(facts.keys("datasets"))):
+            yield Problem("datasets", "no data set", "train, val, val_1, test or test_1 below it")
+        sets = [data for data in facts.keys("datasets") if data.split(".")[1].split("_")[0] == "val"]
+        if facts.written("val.val_freq") and facts.sound("datasets") and not sets:
+            yield Problem(
+                "val.val_freq",
+                f"{show(facts.get('val.val_freq'))} but no validation set",
+                "datasets.val beside it",
+                "add datasets.val or delete val_freq",
+            )
+        if sets and train and not facts.written("val.val_freq"):
+            yield Problem(
+                "val.val_freq",
+                f"nothing, though there is {sets[0]}",
+                "a positive whole number (iterations between validations)",
+            )
 
     @property
     def source(self) -> SourceMap:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import collections.abc
 import inspect
 import re
 import types
+import typing
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,7 +19,8 @@ from pydantic import (
     ValidationError,
 )
 
-from .errors import Problem, nearest
+from ..spelling import nearest
+from .errors import Problem
 from .values import show
 
 _SCALARS = (bool, int, float, str, type(None))
@@ -98,6 +102,67 @@ def argument_types(constructor: Callable[..., Any]) -> dict[str, tuple[str, Type
         with suppress(PydanticSchemaGenerationError, PydanticUserError):
             types_by_name[word] = (_words(usable), TypeAdapter(usable))
     return types_by_name
+
+
+def written_constructor(definition: ast.ClassDef | ast.FunctionDef) -> Callable[..., Any] | None:
+    """Return a function with the signature of a constructor that is known by its source alone.
+
+    Annotations of names beyond the builtins, ``typing`` and ``collections.abc`` are left out, and defaults
+    that are no literals stand as ``...``.
+
+    Args:
+        definition: a function, or a class.
+
+    Returns:
+        ``None`` for a class without ``__init__`` of its own.
+    """
+    function: ast.stmt | None = definition
+    if isinstance(definition, ast.ClassDef):
+        methods = (item for item in definition.body if isinstance(item, ast.FunctionDef))
+        function = next((method for method in methods if method.name == "__init__"), None)
+    if not isinstance(function, ast.FunctionDef):
+        return None
+    of_class = isinstance(definition, ast.ClassDef)
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    without_default = len(positional) - len(arguments.defaults)
+    defaults = [*[None] * without_default, *arguments.defaults]
+    both = [
+        *zip(positional, defaults, [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(positional), strict=True),
+        *zip(
+            arguments.kwonlyargs,
+            arguments.kw_defaults,
+            [inspect.Parameter.KEYWORD_ONLY] * len(arguments.kwonlyargs),
+            strict=True,
+        ),
+    ][of_class:]
+    parameters = [
+        inspect.Parameter(item.arg, kind, default=inspect.Parameter.empty if value is None else _literal(value))
+        for item, value, kind in both
+    ]
+    if arguments.kwarg is not None:
+        parameters.append(inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD))
+
+    def constructor(**_: Any) -> None: ...
+
+    constructor.__name__ = definition.name
+    constructor.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    constructor.__annotations__ = {}
+    for item, _, _ in both:
+        with suppress(NameError, TypeError):
+            if item.annotation is not None:
+                constructor.__annotations__[item.arg] = eval(ast.unparse(item.annotation), dict(_KNOWN_TYPES))
+    return constructor
+
+
+_KNOWN_TYPES = {**vars(typing), **vars(collections.abc)}
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return ...
 
 
 def _check_value(value: Any, words: str, adapter: TypeAdapter[Any], key: str) -> list[Problem]:

@@ -3,56 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from .degradations import STEPS, DegradationStep
-from .errors import Problem, closest, nearest
-from .schema import Datasets, Dist, EvalDataset, Logger, Options, Paths, Train, TrainKeys, Val
+from ..spelling import closest
+from .errors import Problem
+from .facts import Facts
+from .paths import Existing
+from .schema import Datasets, EvaluationSet, LoaderKeys, Options
+from .sections import ByType, ConstructedBy, OptionMapping
+from .signature import check_arguments, written_constructor
 from .values import describe, show
 from .yaml_text import read_yaml
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "the top level": Options,
-    "path": Paths,
-    "train": Train,
-    "val": Val,
-    "logger": Logger,
-    "dist_params": Dist,
-    "datasets.train": TrainKeys,
-}
-_EVALUATION = re.compile(r"(val|test)(_.*)?\Z")
-
 
 # --- walking the schema beside a raw value ----------------------------------------------------------
 
 
-def model_for(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """Return the model that ``value`` is checked against, or None where it is no mapping of the schema."""
+def by_type(annotation: Any) -> ByType | None:
+    """Return what decides about the section of a value by its ``type``, where something does."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
-        for item in metadata:
-            if isinstance(item, Discriminator) and callable(item.discriminator):
-                return _tagged(inner, item.discriminator(value))
-        return model_for(inner, value)
-    if get_origin(annotation) in (Union, UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        return model_for(members[0], value) if len(members) == 1 else None
+        return next((item for item in metadata if isinstance(item, ByType)), None) or by_type(inner)
+    inner = _without_none(annotation)
+    return by_type(inner) if inner is not annotation else None
+
+
+def model_for(annotation: Any, value: Any) -> type[OptionMapping] | None:
+    """Return the section that ``value`` is checked against, or None where it is no mapping of the schema."""
+    chosen = by_type(annotation)
+    if chosen is not None:
+        return chosen.section(value)
+    plain = _without_none(annotation)
     # Python 3.10 takes list[int] for a class.
-    plain = isinstance(annotation, type) and get_origin(annotation) is None
-    return annotation if plain and issubclass(annotation, BaseModel) else None
-
-
-def _tagged(union: Any, tag: Hashable) -> type[BaseModel] | None:
-    for member in get_args(union):
-        model, *metadata = get_args(member)
-        if any(isinstance(item, Tag) and item.tag == tag for item in metadata):
-            return model
-    return None
+    is_class = isinstance(plain, type) and get_origin(plain) is None
+    return plain if is_class and issubclass(plain, OptionMapping) else None
 
 
 def annotation_below(annotation: Any, value: Any, key: Any) -> Any:
@@ -61,7 +50,7 @@ def annotation_below(annotation: Any, value: Any, key: Any) -> Any:
     if model is not None:
         if key in model.model_fields:
             return model.model_fields[key].rebuild_annotation()
-        return EvalDataset if model is Datasets else Any
+        return EvaluationSet if model is Datasets else Any
     annotation = _without_none(annotation)
     return get_args(annotation)[-1] if get_origin(annotation) in (list, dict) else Any
 
@@ -71,15 +60,80 @@ def _without_none(annotation: Any) -> Any:
         return _without_none(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
-        return _without_none(members[0]) if len(members) == 1 else annotation
+        if len(members) == 1:
+            return members[0] if by_type(members[0]) else _without_none(members[0])
     return annotation
 
 
-def _below(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list):
-        yield from enumerate(value)
+def _walk(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every value of the file with its dotted key and its annotation."""
+    yield path, value, annotation
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from _walk(child, annotation_below(annotation, value, key), _join(path, key))
+
+
+def check_relations(
+    mapping: dict[str, Any], root: type[Options], facts: Facts, phases: Collection[str]
+) -> Iterator[Problem]:
+    """Yield what a key's type alone does not show: contradictions between keys, files that are not there.
+
+    Args:
+        mapping: the option file.
+        root: the model kind's options.
+        facts: of the same file.
+        phases: data sets whose files have to exist: any of ``train``, ``val``, ``test``.
+    """
+    for path, value, annotation in _walk(mapping, root, ""):
+        model = model_for(annotation, value) if isinstance(value, dict) else None
+        if model is not None:
+            yield from model.relations(facts, path)
+        for item in _metadata(annotation):
+            if isinstance(item, Existing) and isinstance(value, str) and facts.sound(path):
+                yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
+            if isinstance(item, ConstructedBy) and isinstance(value, dict):
+                yield from _check_written(item, value, path)
+
+
+def _check_written(constructed: ConstructedBy, value: dict[str, Any], path: str) -> Iterator[Problem]:
+    """Compare arguments with one of our constructors as its file has it; others are compared when built."""
+    definition = constructed.registry.definition(str(value.get("type")))
+    constructor = written_constructor(definition) if definition is not None else None
+    if constructor is not None:
+        kwargs = {key: item for key, item in value.items() if key not in ("type", *constructed.kept)}
+        yield from check_arguments(constructor, kwargs, path, constructed.supplied, allow_extra=False)
+
+
+def constructed_parts(options: Options) -> Iterator[tuple[str, dict[str, Any], ConstructedBy]]:
+    """Yield what constructors will build: dotted key, the mapping there, and whose constructor it is."""
+    for path, value, annotation in _walk(options.model_dump(exclude_unset=True), type(options), ""):
+        for item in _metadata(annotation):
+            if isinstance(item, ConstructedBy) and isinstance(value, dict):
+                yield path, value, item
+
+
+def unknown_types(mapping: dict[str, Any], root: type[Options]) -> bool:
+    """Say whether a ``type`` that decides about other keys names nothing registered here."""
+    for _, value, annotation in _walk(mapping, root, ""):
+        chosen = by_type(annotation)
+        if chosen is not None and isinstance(value, dict) and value.get("type") not in chosen.registry.names():
+            return True
+    return False
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        yield from metadata
+        yield from _metadata(inner)
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _metadata(member)
+
+
+def _in_phase(path: str, phases: Collection[str]) -> bool:
+    parts = path.split(".")
+    return parts[0] != "datasets" or parts[1].split("_")[0] in phases
 
 
 def _join(path: str, key: Any) -> str:
@@ -99,28 +153,43 @@ class Repaired:
     renamed: set[str] = field(default_factory=set)
 
 
-def repair(mapping: dict[str, Any], places: dict[str, str]) -> Repaired:
+def repair(mapping: dict[str, Any], root: type[Options], places: dict[str, str]) -> Repaired:
     """Report every key that the schema does not know; rename it to the nearest key, or leave it out."""
     repaired = Repaired(places=dict(places))
-    repaired.mapping = _repair(mapping, Options, "", repaired)
+    repaired.mapping = _repair(mapping, root, "", repaired, _homes(root))
     return repaired
 
 
-def _repair(value: Any, annotation: Any, path: str, repaired: Repaired) -> Any:
+def _homes(root: type[Options]) -> dict[str, type[BaseModel]]:
+    """Return the sections whose keys are looked for when one stands in the wrong place."""
+    fields = {name: model_for(field.rebuild_annotation(), {}) for name, field in root.model_fields.items()}
+    sections = {name: model for name, model in fields.items() if model not in (None, Datasets)}
+    return {"the top level": root, "datasets.train": LoaderKeys, **sections}  # pyright: ignore[reportReturnType]
+
+
+def _repair(
+    value: Any, annotation: Any, path: str, repaired: Repaired, homes: dict[str, type[BaseModel]]
+) -> Any:
+    if isinstance(value, list):
+        below = annotation_below(annotation, value, 0)
+        return [_repair(item, below, _join(path, i), repaired, homes) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
     model = model_for(annotation, value)
-    if isinstance(value, dict) and model is not None:
-        value = _repair_keys(value, model, path, repaired)
-    children = {
-        key: _repair(child, annotation_below(annotation, value, key), _join(path, key), repaired)
-        for key, child in _below(value)
+    if model is not None:
+        value = _repair_keys(value, model, path, repaired, homes)
+    return {
+        key: _repair(child, annotation_below(annotation, value, key), _join(path, key), repaired, homes)
+        for key, child in value.items()
     }
-    if isinstance(value, dict):
-        return children
-    return list(children.values()) if isinstance(value, list) else value
 
 
 def _repair_keys(
-    value: dict[str, Any], model: type[BaseModel], path: str, repaired: Repaired
+    value: dict[str, Any],
+    model: type[BaseModel],
+    path: str,
+    repaired: Repaired,
+    homes: dict[str, type[BaseModel]],
 ) -> dict[str, Any]:
     fixed: dict[str, Any] = {}
     suggestions = {key: _suggest(key, value, model) for key in value if not _knows(model, key, value)}
@@ -128,7 +197,7 @@ def _repair_keys(
         if key not in suggestions:
             fixed[key] = child
             continue
-        repaired.problems.append(_unknown(key, suggestions[key], value, model, path))
+        repaired.problems.append(_unknown(key, suggestions[key], value, model, path, homes))
         target = suggestions[key]
         if target and target not in value and target not in fixed:
             fixed[target] = child
@@ -141,7 +210,7 @@ def _knows(model: type[BaseModel], key: str, value: dict[str, Any]) -> bool:
     if key in model.model_fields:
         return True
     if model is Datasets:
-        return bool(_EVALUATION.match(key))
+        return bool(Datasets.evaluation_keys.match(key))
     if model.model_config.get("extra") != "allow":
         return False
     # Constructors decide about other keys, unless this one is plainly a mandatory key misspelt.
@@ -170,17 +239,22 @@ def _suggest_set(key: str) -> str | None:
 
 
 def _unknown(
-    key: str, suggestion: str | None, value: dict[str, Any], model: type[BaseModel], path: str
+    key: str,
+    suggestion: str | None,
+    value: dict[str, Any],
+    model: type[BaseModel],
+    path: str,
+    homes: dict[str, type[BaseModel]],
 ) -> Problem:
     owner = path or "the option file"
-    if path.startswith("datasets.") and "type" in value and path.count(".") == 1:
-        owner = f"a {value['type']} {'training' if path == 'datasets.train' else 'evaluation'} set"
+    if path.startswith("datasets.") and "type" in value:
+        kind = "training set" if path == "datasets.train" else "evaluation set"
+        owner = f"a {value['type']} {kind if path.count('.') == 1 else 'step'}"
     known = ["train", "val", "val_1", "test", "test_1"] if model is Datasets else list(model.model_fields)
-    homes = [name for name, section in _SECTIONS.items() if key in section.model_fields]
-    if model in STEPS.values():
-        owner, homes = f"a {value['type']} step", []
-    if len(homes) == 1:
-        fix = f"{key!r} belongs to {homes[0]}"
+    # A nested mapping's key is not likely meant for another section.
+    at_home = [name for name, section in homes.items() if key in section.model_fields and path.count(".") < 2]
+    if len(at_home) == 1:
+        fix = f"{key!r} belongs to {at_home[0]}"
     elif suggestion:
         fix = f"did you mean {suggestion!r}?"
     elif "." in key and not path:
@@ -199,24 +273,36 @@ def _move(places: dict[str, str], old: str, new: str) -> None:
 # --- types ------------------------------------------------------------------------------------------
 
 
-def validate(mapping: dict[str, Any]) -> tuple[Options | None, list[Problem]]:
+def validate(mapping: dict[str, Any], root: type[Options]) -> tuple[Options | None, list[Problem]]:
     """Return the typed options, or None and one problem for each key that is missing or of a wrong type."""
     try:
-        return Options.model_validate(mapping), []
+        return root.model_validate(mapping), []
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-    problems: dict[str, Problem] = {}
-    for detail in details:
-        problem = _translate(detail["loc"], detail["type"], mapping)
-        problems.setdefault(problem.key, problem)
-    return None, list(problems.values())
+        problems: dict[str, Problem] = {}
+        for location, detail in _flattened(error):
+            problem = _translate(location, detail["type"], mapping, root)
+            problems.setdefault(problem.key, problem)
+        return None, list(problems.values())
 
 
-def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any]) -> Problem:
+def _flattened(
+    error: ValidationError, above: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], ErrorDetails]]:
+    """Yield the single errors with their location, those of sections chosen by their type included."""
+    for detail in error.errors(include_url=False):
+        location = (*above, *detail["loc"])
+        inner = detail.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            yield from _flattened(inner, location)
+        else:
+            yield location, detail
+
+
+def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any], root: Any) -> Problem:
     missing = kind == "missing"
     path, description = "", ""
     value: Any = mapping
-    annotation: Any = Options
+    annotation: Any = root
     for position, key in enumerate(location):
         # pydantic's locations hold names of union members, too: only what the file can hold is kept.
         holds = (isinstance(value, dict) and key in value) or (
@@ -231,35 +317,13 @@ def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any]) ->
         annotation = annotation_below(annotation, value, key)
         path = _join(path, key)
         value = None if last_missing else value[key]
+    chosen = by_type(annotation)
+    if chosen is not None and not missing:
+        return chosen.problem(path, value)
     expected = describe(annotation)
     if missing:
         return Problem(path, "nothing", f"{expected} ({description})" if description else expected)
-    if annotation == DegradationStep:
-        return _unknown_step(path, value)
-    if kind == "union_tag_invalid":
-        return Problem(
-            f"{path}.type", show(dict(value).get("type")), "a data set to train with, which this is not"
-        )
     return Problem(path, show(value), expected, _better(value, annotation))
-
-
-def _unknown_step(path: str, value: Any) -> Problem:
-    known = f"known: {', '.join(STEPS)}"
-    if not isinstance(value, dict):
-        named = isinstance(value, str) and closest(value, STEPS)
-        return Problem(
-            path, show(value), "a mapping with type", f"write {{type: {named}}}" if named else known
-        )
-    if "type" not in value:
-        misspelt = closest("type", value)
-        return Problem(
-            f"{path}.type",
-            "nothing",
-            "a step's name",
-            f"write 'type' for {misspelt!r}" if misspelt else known,
-        )
-    name = value["type"]
-    return Problem(f"{path}.type", show(name), "a step's name", nearest(str(name), STEPS) or known)
 
 
 def _better(value: Any, annotation: Any) -> str:

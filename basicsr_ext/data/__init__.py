@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import EvalDataset, ForeignDataset, TrainDataset
-from ..registry import Registry
+from ..registry import DATASETS as DATASETS
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-DATASETS = Registry("data set", __name__, "_dataset", "DATASET_REGISTRY")
 
 
 def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> Dataset[dict[str, Any]]:

@@ -1,19 +1,21 @@
 """Which sample is read when: everything is a function of (options, seed, sample number).
 
-Samples are numbered from 0 over the whole run and all ranks. Sample k decides its own image, crop,
+Samples are numbered from 0 over the whole run, all ranks and all sources. Sample k decides its own image, crop,
 flips and noise through :func:`sample_rng`, so that the stream of batches depends neither on worker
 processes, ranks and prefetching, nor on where a run was interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from itertools import accumulate
+from zlib import crc32
 
 import numpy as np
-from torch.utils.data import Sampler
 
 _WORD = 2**64
 
@@ -56,34 +58,58 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Part of a micro-batch of one rank.
+
+    Args:
+        source: what its samples are drawn from, such as a task; empty where there is only one.
+        batch_size: number of samples.
+        gt_size: side of the ground-truth crop, in pixels.
+    """
+
+    source: str
+    batch_size: int
+    gt_size: int
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """What a training data set is indexed with.
 
     Args:
-        index: image.
+        index: image, or whatever else the source counts.
         gt_size: side of the ground-truth crop, in pixels.
         k: number of the sample in the run.
+        source: what the sample is drawn from.
     """
 
     index: int
     gt_size: int
     k: int
+    source: str = ""
 
 
-class ProgressiveBatchSampler(Sampler[list[SampleRequest]]):
+def stage_of(iteration: int, stages: Sequence[Stage]) -> int:
+    """Return the 0-based stage that holds ``iteration`` (1-based); past the end it is the last one."""
+    ends = list(accumulate(stage.iters for stage in stages))
+    return min(bisect_left(ends, iteration), len(ends) - 1)
+
+
+class ProgressiveBatchSampler:
     """Yields one rank's micro-batches, from iteration ``start_iter + 1`` to the end of the last stage.
 
     Iterations count from 1. Within an iteration, samples are numbered micro-batch by micro-batch, rank
-    by rank: the ranks' batches laid end to end are the batch of one process, and two ranks see what
-    one rank with two accumulated micro-batches sees.
+    by rank, share by share: the ranks' batches laid end to end are the batch of one process, and two ranks
+    see what one rank with two accumulated micro-batches sees. Each source is visited in an order of its own.
 
     Args:
         stages: in order.
-        dataset_size: number of images.
+        dataset_size: number of images; of each source, by name, where there are several.
         seed: of the run.
         rank: of this process.
         world_size: number of ranks.
         grad_accum: micro-batches an iteration.
+        shares: what a micro-batch of a stage consists of; by default one share of all its samples.
         shuffle: visit images in a new order each pass; otherwise 0, 1, 2, ... over and over.
         enlarge: how often an image occurs in one pass.
         start_iter: iterations already done.
@@ -92,17 +118,19 @@ class ProgressiveBatchSampler(Sampler[list[SampleRequest]]):
     def __init__(
         self,
         stages: Sequence[Stage],
-        dataset_size: int,
+        dataset_size: int | Mapping[str, int],
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         grad_accum: int = 1,
         *,
+        shares: Callable[[Stage], Sequence[Share]] | None = None,
         shuffle: bool = True,
         enlarge: int = 1,
         start_iter: int = 0,
     ) -> None:
-        if dataset_size < 1:
+        sizes = dict(dataset_size) if isinstance(dataset_size, Mapping) else {"": dataset_size}
+        if not sizes or min(sizes.values()) < 1:
             raise ValueError("the data set holds no images")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
@@ -112,24 +140,42 @@ class ProgressiveBatchSampler(Sampler[list[SampleRequest]]):
             raise ValueError(f"cannot start after iteration {start_iter} of {self.total_iter}")
         self.start_iter = start_iter
         self.rank, self.world_size, self.grad_accum = rank, world_size, grad_accum
-        self._dataset_size, self._pass_size = dataset_size, dataset_size * enlarge
+        self._shares = [
+            tuple(shares(stage)) if shares is not None else (Share("", stage.batch_size, stage.gt_size),)
+            for stage in self.stages
+        ]
+        for stage in self._shares:
+            if len({share.source for share in stage}) < len(stage):
+                raise ValueError("a source has several shares of one micro-batch")
+        unknown = {share.source for stage in self._shares for share in stage} - sizes.keys()
+        if unknown:
+            raise ValueError(f"no data set is called {', '.join(sorted(unknown))}; known: {', '.join(sizes)}")
+        self._sizes, self._enlarge = sizes, enlarge
         self._seed, self._shuffle = seed, shuffle
         # Ranks and micro-batches may straddle the border between two passes.
-        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._order = lru_cache(maxsize=2 * len(sizes))(self._draw_order)
 
     def __len__(self) -> int:
         return (self.total_iter - self.start_iter) * self.grad_accum
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for iteration in range(self.start_iter + 1, self.total_iter + 1):
-            stage = self.stages[self.stage_index(iteration)]
+            shares = self._shares[self.stage_index(iteration)]
+            size = sum(share.batch_size for share in shares)
             first = self.first_sample(iteration)
+            drawn = self._drawn_before(iteration)
             for micro in range(self.grad_accum):
-                start = first + (micro * self.world_size + self.rank) * stage.batch_size
-                yield [
-                    SampleRequest(self._image(k), stage.gt_size, k)
-                    for k in range(start, start + stage.batch_size)
-                ]
+                part = micro * self.world_size + self.rank
+                k = first + part * size
+                requests = []
+                for share in shares:
+                    start = drawn[share.source] + part * share.batch_size
+                    requests += [
+                        SampleRequest(self._image(share.source, start + n), share.gt_size, k + n, share.source)
+                        for n in range(share.batch_size)
+                    ]
+                    k += share.batch_size
+                yield requests
 
     def stage_index(self, iteration: int) -> int:
         """Return the stage, from 0, that ``iteration`` belongs to.
@@ -137,30 +183,35 @@ class ProgressiveBatchSampler(Sampler[list[SampleRequest]]):
         Raises:
             ValueError: there is no such iteration.
         """
-        end = 0
-        for index, stage in enumerate(self.stages):
-            end += stage.iters
-            if 0 < iteration <= end:
-                return index
-        raise ValueError(f"iteration {iteration} is not in 1..{self.total_iter}")
+        if not 0 < iteration <= self.total_iter:
+            raise ValueError(f"iteration {iteration} is not in 1..{self.total_iter}")
+        return stage_of(iteration, self.stages)
 
     def first_sample(self, iteration: int) -> int:
-        """Return the number of the first sample of ``iteration``, over all ranks.
+        """Return the number of the first sample of ``iteration``, over all ranks and sources.
 
         One past the last iteration gives the number of samples of the whole run.
         """
-        before, samples = iteration - 1, 0
-        for stage in self.stages:
+        return sum(self._drawn_before(iteration).values())
+
+    def _drawn_before(self, iteration: int) -> dict[str, int]:
+        """Return how many samples of each source all ranks have drawn before ``iteration``."""
+        before, drawn = iteration - 1, dict.fromkeys(self._sizes, 0)
+        for stage, shares in zip(self.stages, self._shares, strict=True):
             iters = min(before, stage.iters)
-            samples += iters * stage.batch_size * self.world_size * self.grad_accum
+            for share in shares:
+                drawn[share.source] += iters * share.batch_size * self.world_size * self.grad_accum
             before -= iters
-        return samples
+        return drawn
 
-    def _image(self, k: int) -> int:
-        epoch, position = divmod(k, self._pass_size)
+    def _image(self, source: str, number: int) -> int:
+        """Return the image that is sample ``number`` of a source."""
+        size = self._sizes[source]
+        epoch, position = divmod(number, size * self._enlarge)
         if self._shuffle:
-            position = int(self._order(epoch)[position])
-        return position % self._dataset_size
+            position = int(self._order(source, epoch)[position])
+        return position % size
 
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return sample_rng(self._seed, epoch, Purpose.ORDER).permutation(self._pass_size)
+    def _draw_order(self, source: str, epoch: int) -> np.ndarray:
+        seed = self._seed + crc32(source.encode())  # 0 for the source without a name
+        return sample_rng(seed, epoch, Purpose.ORDER).permutation(self._sizes[source] * self._enlarge)

@@ -7,41 +7,33 @@ first needed.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
 from torch import nn
 
-from ..archs import NETWORKS
 from ..archs.weights import load_weights
-from ..config import OptionError, Options, Problem, check_arguments, resolved_stages
-from ..config.errors import nearest
-from ..config.schema import Spec
+from ..config import OptionError, Options, Problem, Spec, check_arguments, resolved_stages
+from ..config.schema import OptimizerSpec
+from ..config.structure import constructed_parts
 from ..data import build_eval_dataset, build_train_dataset
-from ..data.datasets import check_sizes
 from ..data.replacing import Replacing
 from ..data.sampling import Stage
-from ..losses import LOSSES
-from ..metrics import METRICS
-from ..models import MODELS
-from ..registry import Registry, UnknownTypeError
+from ..models import MODELS, ModelKind
+from ..registry import NETWORKS, UnknownTypeError
 from .logger import LOG
-from .precision import build_optimizer, find_optimizer, optimizer_names
-
-T = TypeVar("T")
+from .precision import build_optimizer, find_optimizer
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run consists of before devices and ranks come in. Evaluation sets by display name."""
+    """What a run consists of before devices and ranks come in: networks by name, sets by display name."""
 
-    network: nn.Module
+    networks: dict[str, nn.Module]
     stages: tuple[Stage, ...]
     train_set: Any
     eval_sets: dict[str, Any]
@@ -63,9 +55,8 @@ def build_parts(
         OptionError: with every problem found.
     """
     builder = _Builder(options, list(other_problems))
-    builder.import_plugins()
-    network = builder.network()
-    builder.check_types()
+    builder.check_constructors(training)
+    networks = builder.networks()
     stages, train_set = (), None
     if training:
         stages = builder.stages(world_size)
@@ -74,15 +65,30 @@ def build_parts(
     eval_sets = builder.eval_sets(phase)
     if builder.problems:
         raise OptionError(builder.problems, options.source)
-    assert network is not None, "a missing network is a problem"
-    return Parts(network, stages, train_set, eval_sets)
+    return Parts(networks, stages, train_set, eval_sets)
 
 
-def import_plugin(name: str) -> None:
-    """Import a module that fills registries; as with ``python -m``, also from the working directory."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    import_module(name)
+def build_networks(options: Options) -> dict[str, nn.Module]:
+    """Build every network of the options with the run's seed: ``network_g`` gives ``net_g``."""
+    torch.manual_seed(options.manual_seed)
+    return {name: NETWORKS.find(spec.type)(**spec.kwargs) for name, _, spec in network_specs(options)}
+
+
+def network_specs(options: Options) -> Iterator[tuple[str, str, Spec]]:
+    """Yield name, option key and specification of every network that the options have."""
+    for key in type(options).model_fields:
+        spec = getattr(options, key)
+        if key.startswith("network_") and spec is not None:
+            yield f"net_{key.removeprefix('network_')}", key, spec
+
+
+def build_kind(
+    options: Options, networks: Mapping[str, nn.Module], device: torch.device
+) -> ModelKind[Any]:
+    """Return the run's model kind with its networks on ``device``."""
+    for network in networks.values():
+        network.to(device)
+    return MODELS.find(options.model_type)(options, networks, device)
 
 
 class _Builder:
@@ -92,66 +98,66 @@ class _Builder:
         self.options = options
         self.problems = problems
 
-    def import_plugins(self) -> None:
-        for position, name in enumerate(self.options.plugins):
-            with self._report(f"plugins.{position}", "an importable module"):
-                import_plugin(name)
+    def check_constructors(self, training: bool) -> None:
+        """Check all arguments, and try to build what is cheap, so that no constructor fails later."""
+        self._refused: set[str] = set()
+        for key, value, constructed in constructed_parts(self.options):
+            if key.startswith("train.") and not training:
+                continue
+            kwargs = {k: v for k, v in value.items() if k not in ("type", *constructed.kept)}
+            with self._report(key, "arguments it accepts"):
+                constructor = constructed.registry.find(value["type"])
+                # basicsr's **kwargs swallow whatever they do not know: a typo must not pass there.
+                foreign = not constructor.__module__.startswith(("basicsr.", "basicsr_ext."))
+                problems = check_arguments(
+                    constructor, kwargs, key, constructed.supplied, allow_extra=foreign
+                )
+                if problems:
+                    raise OptionError(problems)
+                if constructed.tried:
+                    constructor(**kwargs)
+        if training:
+            for key in type(self.options.train).model_fields:
+                spec = getattr(self.options.train, key)
+                if isinstance(spec, OptimizerSpec):
+                    self._check_optimizer(f"train.{key}", spec)
 
-    def network(self) -> nn.Module | None:
-        spec = self.options.network_g
-        constructor = self._check(NETWORKS, spec, "network_g")
-        if constructor is None:
-            return None
+    def _check_optimizer(self, key: str, spec: OptimizerSpec) -> None:
+        with self._report(key, "arguments it accepts"):
+            constructor = find_optimizer(spec.type)
+            problems = check_arguments(constructor, spec.kwargs, key, ("params", "lr"))
+            if problems:
+                raise OptionError(problems)
+            parameter = nn.Parameter(torch.zeros(1))
+            build_optimizer(spec.type, [parameter], parameter.device, lr=spec.lr, **spec.kwargs)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Build the networks whose arguments are right, and load the weights they start from."""
+        networks: dict[str, nn.Module] = {}
         torch.manual_seed(self.options.manual_seed)
-        with self._report("network_g", "arguments the network accepts"):
-            network = constructor(**spec.kwargs)
-            self._load_pretrained(network)
-            return network
-        return None
+        for name, key, spec in network_specs(self.options):
+            if key in self._refused:
+                continue
+            with self._report(key, "arguments the network accepts"):
+                networks[name] = NETWORKS.find(spec.type)(**spec.kwargs)
+        for name, network in networks.items():
+            self._load_pretrained(name.removeprefix("net_"), network)
+        return networks
 
-    def _load_pretrained(self, network: nn.Module) -> None:
+    def _load_pretrained(self, letter: str, network: nn.Module) -> None:
         path = self.options.path
-        if path.pretrain_network_g is None:
+        weights = getattr(path, f"pretrain_network_{letter}", None)
+        if weights is None:
             return
-        with self._report("path.pretrain_network_g", "weights that fit network_g"):
+        with self._report(f"path.pretrain_network_{letter}", f"weights that fit network_{letter}"):
             report = load_weights(
                 network,
-                path.pretrain_network_g,
-                strict=path.strict_load_g,
-                param_key=path.param_key_g,
+                weights,
+                strict=getattr(path, f"strict_load_{letter}", True),
+                param_key=getattr(path, f"param_key_{letter}", None),
                 tasks=path.pretrain_tasks,
             )
-            LOG.info("Weights from %s: %s", path.pretrain_network_g, report)
-
-    def check_types(self) -> None:
-        options = self.options
-        for name, spec in options.val.metrics.items():
-            kwargs = {key: value for key, value in spec.kwargs.items() if key != "better"}
-            self._check(METRICS, Spec(type=spec.type, **kwargs), f"val.metrics.{name}", ("img", "img2"))
-        if options.train is None:
-            return
-        self._find(MODELS, Spec(type=options.model_type), "model_type", leaf="")
-        for key in ("pixel_opt", "perceptual_opt"):
-            spec = getattr(options.train, key)
-            if spec is not None:
-                constructor = self._check(LOSSES, spec, f"train.{key}")
-                if constructor is not None:
-                    with self._report(f"train.{key}", "arguments it accepts"):
-                        constructor(**spec.kwargs)
-        optimizer = options.train.optim_g
-        try:
-            constructor = find_optimizer(optimizer.type)
-        except AttributeError:
-            known = optimizer_names()
-            fix = nearest(optimizer.type, known) or "known: " + ", ".join(known)
-            self._add("train.optim_g.type", repr(optimizer.type), "an optimizer of torch.optim", fix)
-            return
-        if not self._arguments_wrong(constructor, optimizer, "train.optim_g", ("params", "lr")):
-            with self._report("train.optim_g", "arguments it accepts"):
-                parameter = nn.Parameter(torch.zeros(1))
-                build_optimizer(
-                    optimizer.type, [parameter], parameter.device, lr=optimizer.lr, **optimizer.kwargs
-                )
+            LOG.info("Weights from %s: %s", weights, report)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
         train = self.options.train
@@ -172,15 +178,13 @@ class _Builder:
         return tuple(stages)
 
     def train_set(self) -> Any:
-        option = self.options.datasets.train
-        assert option is not None, "the loader requires a training set"
+        loader = self.options.datasets.loader
+        assert loader is not None, "the loader requires a training set"
         largest = max(stage.gt_size for stage in resolved_stages(self.options))
         with self._report("datasets.train", "a readable data set"):
-            dataset = build_train_dataset(
-                option, option.scale or self.options.scale, self.options.manual_seed
-            )
-            problems = check_sizes(dataset, largest)
-            if option.on_bad_sample == "skip":
+            dataset = build_train_dataset(self.options)
+            problems = dataset.problems("datasets.train", largest)
+            if loader.on_bad_sample == "skip":
                 for problem in problems:
                     LOG.warning("%s; others take their places", problem.line(self.options.source))
                 return Replacing(dataset, self.options.manual_seed)
@@ -194,36 +198,9 @@ class _Builder:
                 name = option.name or key
                 if name in sets:
                     self._add(f"datasets.{key}.name", repr(name), "a name no other set has")
-                sets[name] = build_eval_dataset(option, self.options.scale)
-                self.problems += check_sizes(sets[name], key=f"datasets.{key}")
+                sets[name] = build_eval_dataset(option, self.options)
+                self.problems += sets[name].problems(f"datasets.{key}")
         return sets
-
-    def _check(
-        self, registry: Registry, spec: Spec, key: str, supplied: tuple[str, ...] = ()
-    ) -> Callable[..., Any] | None:
-        """Return what ``spec`` names, if it is known and its arguments fit."""
-        constructor = self._find(registry, spec, key)
-        if constructor is None or self._arguments_wrong(constructor, spec, key, supplied):
-            return None
-        return constructor
-
-    def _find(
-        self, registry: Registry, spec: Spec, key: str, leaf: str = ".type"
-    ) -> Callable[..., Any] | None:
-        try:
-            return registry.find(spec.type)
-        except UnknownTypeError as error:
-            self._unknown(key + leaf, error)
-            return None
-
-    def _arguments_wrong(
-        self, constructor: Callable[..., Any], spec: Spec, key: str, supplied: tuple[str, ...] = ()
-    ) -> bool:
-        # basicsr's **kwargs swallow whatever they do not know: a typo must not pass there.
-        foreign = not constructor.__module__.startswith(("basicsr.", "basicsr_ext."))
-        problems = check_arguments(constructor, spec.kwargs, key, supplied, allow_extra=foreign)
-        self.problems += problems
-        return bool(problems)
 
     def _unknown(self, key: str, error: UnknownTypeError) -> None:
         fix = error.suggestion or "known: " + ", ".join(error.known)
@@ -235,6 +212,7 @@ class _Builder:
     @contextmanager
     def _report(self, key: str, expected: str) -> Iterator[None]:
         """Turn whatever a foreign constructor raises into a problem at ``key``."""
+        found = len(self.problems)
         try:
             yield
         except URLError as error:
@@ -252,3 +230,5 @@ class _Builder:
                 self._add(f"{key}.{inner[1]}", str(error)[inner.end() :], expected)
             else:
                 self._add(key, f"{type(error).__name__}: {error}", expected)
+        if len(self.problems) > found:
+            self._refused.add(key)

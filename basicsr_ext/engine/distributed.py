@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -59,15 +59,19 @@ class World:
             values /= self.size
         return values
 
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Give every rank the first one's tensors, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
             distributed.barrier()
 
-    def parallel(self, network: nn.Module, find_unused_parameters: bool) -> nn.Module:
+    def parallel(self, network: nn.Module, find_unused_parameters: bool) -> DistributedDataParallel:
         """Return ``network`` averaging its gradients over all ranks."""
-        if self.size == 1:
-            return network
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         # Gradients of depthwise convolutions come channels-last; copying these few values costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

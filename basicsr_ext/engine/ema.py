@@ -27,5 +27,10 @@ class WeightAverage:
         """Take the network's present weights into the average."""
         torch._foreach_mul_(self._average, self.decay)
         torch._foreach_add_(self._average, self._source, alpha=1 - self.decay)
+        self.copy_buffers()
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Take over the network's present buffers."""
         if self._average_buffers:
             torch._foreach_copy_(self._average_buffers, self._source_buffers)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ..registry import OPTIMIZERS, UnknownTypeError
 
 RESTORMER_CLIP = 0.01
 """The gradient norm that Restormer's ``use_grad_clip: true`` clips at."""
@@ -27,10 +30,10 @@ def choose_algorithms(deterministic: bool) -> None:
 def build_optimizer(
     name: str, parameters: Iterable[nn.Parameter], device: torch.device, **kwargs: Any
 ) -> torch.optim.Optimizer:
-    """Return a ``torch.optim`` optimizer, fused where torch has such a kernel for the device.
+    """Return an optimizer, fused where it has such a kernel for the device.
 
     Raises:
-        AttributeError, TypeError, ValueError: torch has no such optimizer, or refuses its arguments.
+        LookupError, TypeError, ValueError: there is no such optimizer, or it refuses its arguments.
     """
     optimizer_class = find_optimizer(name)
     if device.type == "cuda" and "fused" in inspect.signature(optimizer_class).parameters:
@@ -38,18 +41,24 @@ def build_optimizer(
     return optimizer_class(list(parameters), **kwargs)
 
 
-def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
-    """Return the class called ``name`` in ``torch.optim``; AttributeError where there is none."""
-    found = getattr(torch.optim, name, None)
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise AttributeError(f"torch.optim has no optimizer {name!r}")
-    return found
+def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return what is registered as ``name``, called so in ``torch.optim``, or importable (``package.Class``).
 
-
-def optimizer_names() -> list[str]:
-    """Return the names :func:`find_optimizer` knows."""
+    Raises:
+        UnknownTypeError: there is no such optimizer.
+    """
+    if name in OPTIMIZERS.names():
+        return OPTIMIZERS.find(name)
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module) if module else torch.optim, attribute, None)
+    except ImportError:
+        found = None
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
+        return found
     members = inspect.getmembers(torch.optim, inspect.isclass)
-    return [name for name, member in members if issubclass(member, torch.optim.Optimizer)]
+    known = [name for name, member in members if issubclass(member, torch.optim.Optimizer)]
+    raise UnknownTypeError("optimizer", name, [*OPTIMIZERS.names(), *known])
 
 
 class Verdict:
@@ -111,16 +120,19 @@ class Stepper:
         spoiler = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         self.scaler.scale(loss * spoiler).backward()
 
-    def step(self) -> tuple[Tensor, Verdict]:
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients there are, scaled as :meth:`backward` left them."""
+        return [p.grad for p in self._parameters if p.grad is not None]
+
+    def step(self) -> tuple[Tensor, Tensor]:
         """Update the parameters and clear their gradients.
 
         Returns:
-            The gradient's norm before clipping, a scalar on the device, and whether it was finite. A
+            The gradient's norm before clipping and whether it was finite, scalars on the device. A
             non-finite gradient changes neither parameters nor optimizer state.
         """
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(self.gradients())
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
         finite = torch.isfinite(norm)
@@ -133,4 +145,4 @@ class Stepper:
         elif finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm, Verdict(finite)
+        return norm, finite

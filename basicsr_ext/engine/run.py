@@ -6,15 +6,14 @@ import torch
 
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
-from ..models import MODELS
-from .build import Parts, build_parts
-from .check import print_check, print_scores
+from .build import Parts, build_kind, build_parts
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
 from .files import write_atomically
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
-from .rehearsal import rehearse
+from .preflight.rehearsal import rehearse
+from .preflight.summary import print_check, print_scores
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -83,14 +82,12 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
         problems.append(Problem("path.pretrain_network_g", "nothing", expected))
     with start(options.num_gpu, launcher, options.dist_params) as world:
         parts = build_parts(options, world.size, training=False, other_problems=problems)
-        validator = Validator(options.val, parts.eval_sets, options.scale, world, result_folder(options))
-        results = validator.run(parts.network.to(world.device), options.name)
+        kind = build_kind(options, parts.networks, world.device)
+        validator = Validator(options.val, kind, parts.eval_sets, world, result_folder(options))
+        results = validator.run(kind.networks, options.name)
         if world.is_main:
             print_scores(results)
-    return {
-        name: {**result.scores, **{f"bicubic_{metric}": value for metric, value in result.bicubic.items()}}
-        for name, result in results.items()
-    }
+    return {name: result.flat() for name, result in results.items()}
 
 
 def check(options: Options) -> bool:
@@ -102,19 +99,20 @@ def check(options: Options) -> bool:
     Raises:
         OptionError: something does not fit.
     """
-    train_options = _require_training(options)
+    _require_training(options)
     log_to_console(True)
     ranks = options.num_gpu if isinstance(options.num_gpu, int) and options.num_gpu > 0 else world_size()
     if options.num_gpu == "auto" and torch.cuda.is_available():
         ranks = torch.cuda.device_count()
     parts = build_parts(options, ranks, training=True)
     device = torch.device("cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu")
-    model = MODELS.find(options.model_type)(parts.network.to(device), train_options, options.manual_seed)
-    rehearse(options, model, parts.train_set, parts.stages, device)
-    # What stayed on the device would count as memory of the step that is tried next.
-    del model
-    parts.network.cpu()
-    return print_check(options, parts, ranks, device)
+    kind = build_kind(options, parts.networks, device)
+    kind.start_training()
+    rehearse(options, kind, parts.train_set, parts.stages)
+    # What stayed on the device would count as memory of the iteration that is tried next.
+    for network in parts.networks.values():
+        network.cpu()
+    return print_check(options, kind, parts, ranks, device)
 
 
 def _require_training(options: Options) -> Train:

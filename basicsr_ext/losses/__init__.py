@@ -2,6 +2,4 @@
 
 from __future__ import annotations
 
-from ..registry import Registry
-
-LOSSES = Registry("loss", __name__, "_loss", "LOSS_REGISTRY")
+from ..registry import LOSSES as LOSSES

@@ -1,10 +1,13 @@
-"""What one training step is: the losses of a batch, one file per kind of training, ``*_model.py``.
+"""Kinds of training, one file each, ``*_model.py``: their networks, phases, losses, options, evaluation.
 
-May import ``archs``, ``data``, ``losses``, ``metrics`` and ``config``.
+May import ``archs``, ``data``, ``losses``, ``metrics``, ``inference`` and ``config``. Option files are checked
+without torch: :mod:`.model_kind` does not import it, and :mod:`.restoration_model` only once it computes.
 """
 
 from __future__ import annotations
 
-from ..registry import Registry
-
-MODELS = Registry("model", __name__, "_model", basicsr=None)
+from ..registry import MODELS as MODELS
+from .model_kind import Judgement as Judgement
+from .model_kind import ModelKind as ModelKind
+from .model_kind import Networks as Networks
+from .model_kind import Phase as Phase

@@ -1,19 +1,126 @@
-"""Supervised restoration: a low-quality image in, its ground truth as target."""
+"""Supervised restoration: a low-quality image in, its ground truth as target.
+
+What computes is imported where it is used: option files are checked against the sections below before torch is.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
 from ..archs import pixel_range
-from ..config.schema import Spec, Train
-from ..data.mixing import mixup
+from ..config import Options, Problem, Section, Spec, Train, Val
+from ..config.facts import Facts
+from ..config.sections import ConstructedBy
+from ..config.values import NonNegativeInt, PositiveFloat, PositiveInt, show
+from ..data.resize import upscale
 from ..data.sampling import Purpose, sample_rng
-from ..losses import LOSSES
+from ..metrics import build_metric
+from ..registry import LOSSES
 from . import MODELS
-from .base_model import BaseModel, Forward
+from .model_kind import Judgement, ModelKind, Networks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+LossSpec = Annotated[Spec, ConstructedBy(LOSSES, tried=True)]
+
+
+class MixingAugs(Section):
+    """Restormer's batch mixing."""
+
+    mixup: bool = Field(default=False, description="Blend every pair of a batch with another one of it.")
+    mixup_beta: PositiveFloat = Field(
+        default=1.2, description="Both parameters of the Beta distribution of lambda."
+    )
+    use_identity: bool = Field(default=True, description="Leave half of the batches unmixed.")
+
+
+class RestorationTrain(Train):
+    """``train`` of supervised restoration."""
+
+    losses: dict[str, LossSpec] = Field(
+        default_factory=dict,
+        description="Losses between the restored image and the ground truth, by name; logged as l_<name>.",
+    )
+    pixel_opt: LossSpec | None = Field(default=None, description="BasicSR: the pixel loss, l_pix.")
+    perceptual_opt: LossSpec | None = Field(
+        default=None, description="BasicSR: the perceptual (and style) loss, l_percep (and l_style)."
+    )
+    fft_opt: LossSpec | None = Field(default=None, description="Forks of BasicSR: a loss of spectra, l_fft.")
+    edge_opt: LossSpec | None = Field(default=None, description="Forks of BasicSR: a loss of edges, l_edge.")
+    mixing_augs: MixingAugs = MixingAugs()
+
+    def losses_by_name(self) -> dict[str, tuple[str, Spec]]:
+        """Return dotted key and specification of every loss, by its name in logs without ``l_``."""
+        spelled = {"pix": "pixel_opt", "percep": "perceptual_opt", "fft": "fft_opt", "edge": "edge_opt"}
+        of_forks = {name: (f"train.{key}", getattr(self, key)) for name, key in spelled.items()}
+        listed = {name: (f"train.losses.{name}", spec) for name, spec in self.losses.items()}
+        return {name: loss for name, loss in {**of_forks, **listed}.items() if loss[1] is not None}
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        yield from super().relations(facts, key)
+        named = [name for name in ("pixel_opt", "perceptual_opt", "fft_opt", "edge_opt") if facts.written(f"{key}.{name}")]
+        if not named and not facts.get(f"{key}.losses", {}) and facts.sound(f"{key}.losses"):
+            yield Problem(
+                key, "no loss", "pixel_opt, or losses by name", "add pixel_opt: {type: L1Loss, loss_weight: 1.0}"
+            )
+        for name in facts.get(f"{key}.losses", {}) or {}:
+            if name in ("pix", "percep", "style", "fft", "edge"):
+                yield Problem(
+                    f"{key}.losses.{name}", f"the name {name!r}", "a name of your own", "BasicSR's keys log under it"
+                )
+
+
+class RestorationVal(Val):
+    """``val`` of supervised restoration."""
+
+    window_size: NonNegativeInt | None = Field(
+        default=None,
+        description="Pad images to a multiple of this, for networks that do not pad themselves; 0: never.",
+    )
+    max_minibatch: PositiveInt | None = Field(
+        default=None, description="Restormer's key; accepted, one image at a time is run."
+    )
+    rgb2bgr: bool = Field(
+        default=True, description="Metrics see BGR images (what basicsr's Y conversion expects)."
+    )
+    use_image: bool = Field(default=True, description="Metrics see 8-bit images; false: unrounded values.")
+    tile: PositiveInt | None = Field(
+        default=None, description="Run images in tiles of this side (LQ pixels)."
+    )
+    tile_overlap: NonNegativeInt = Field(default=32, description="Overlap of neighbouring tiles (LQ pixels).")
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        tile, overlap = facts.get("val.tile"), facts.get("val.tile_overlap", 32)
+        if tile is not None and overlap is not None and overlap >= tile:
+            yield Problem("val.tile_overlap", show(overlap), f"less than val.tile, which is {tile}")
+
+
+class RestorationOptions(Options):
+    """A run of supervised restoration."""
+
+    train: RestorationTrain | None = None
+    val: RestorationVal = RestorationVal()
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        yield from super().relations(facts, key)
+        # 'upscale' is what BasicSR's own networks call the factor.
+        upscale_factor, scale = facts.get("network_g.upscale"), facts.get("scale", 1)
+        if isinstance(upscale_factor, int) and scale is not None and upscale_factor != scale:
+            yield Problem("network_g.upscale", show(upscale_factor), f"the file's scale, which is {scale}")
 
 
 @MODELS.register(
@@ -25,38 +132,129 @@ from .base_model import BaseModel, Forward
     "IRModel",
     "ImageRestorationModel",
 )
-class RestorationModel(BaseModel):
-    """Pixel and perceptual losses between the restored image and the ground truth, as BasicSR's SRModel."""
+class RestorationModel(ModelKind[RestorationOptions]):
+    """Losses between the restored image and the ground truth, as BasicSR's SRModel.
 
-    def __init__(self, network: nn.Module, train: Train, seed: int) -> None:
-        super().__init__(network, train, seed)
-        device = next(network.parameters()).device
-        self._pixel_loss = _build_loss(train.pixel_opt, device)
-        self._perceptual_loss = _build_loss(train.perceptual_opt, device)
-        self._range = pixel_range(network)
+    Training batches and evaluation items hold ``lq`` (N, C, H, W) and ``gt`` (N, C, H * scale, W * scale) in
+    0..1; a batch also ``k``, its samples' numbers, an item ``name``.
+    """
 
-    def training_step(self, forward: Forward, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return ``l_pix``, ``l_percep`` and ``l_style``, as far as they are configured.
+    Options = RestorationOptions
+    memory_advice = "out of memory; set val.tile, such as 256"
+
+    def __init__(
+        self, options: RestorationOptions, networks: Mapping[str, nn.Module], device: torch.device
+    ) -> None:
+        super().__init__(options, networks, device)
+        self._metrics = {name: build_metric(spec) for name, spec in options.val.metrics.items()}
+        self._bicubic: dict[tuple[str, int], dict[str, Any]] = {}
+
+    @override
+    def start_training(self) -> None:
+        train = self.options.train
+        assert train is not None, "training needs a train section"
+        self._losses = {
+            name: (key, LOSSES.find(spec.type)(**spec.kwargs).to(self.device))
+            for name, (key, spec) in train.losses_by_name().items()
+        }
+        self._mixing = train.mixing_augs
+        self._range = pixel_range(self.networks["net_g"])
+
+    @override
+    def losses(
+        self, phase: str, networks: Networks, batch: Mapping[str, Any], earlier: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Return ``l_<name>`` of every loss; a perceptual loss may give ``l_style`` besides.
 
         Raises:
             ValueError: the network's output has another shape than the ground truth.
+            RuntimeError: a loss does not take the two.
         """
         lq, gt = batch["lq"], batch["gt"]
-        mixing = self.train_options.mixing_augs
-        if mixing.mixup:
-            rng = sample_rng(self.seed, int(batch["k"][0]), Purpose.MIXING)
-            gt, lq = mixup(gt, lq, mixing.mixup_beta, mixing.use_identity, rng)
+        if self._mixing.mixup:
+            from ..data.mixing import mixup
+
+            rng = sample_rng(self.options.manual_seed, int(batch["k"][0]), Purpose.MIXING)
+            gt, lq = mixup(gt, lq, self._mixing.mixup_beta, self._mixing.use_identity, rng)
+        forward = networks["net_g"]
         restored = forward(lq * self._range) / self._range if self._range != 1 else forward(lq)
         if restored.shape != gt.shape:  # some losses would broadcast one to the other
             raise ValueError(f"network_g gives {tuple(restored.shape)}, ground truth is {tuple(gt.shape)}")
+        return self.reconstruction_losses(restored, gt)
+
+    def reconstruction_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Return every configured loss between two batches of images of one shape."""
         losses: dict[str, Tensor] = {}
-        if self._pixel_loss is not None:
-            losses["l_pix"] = self._pixel_loss(restored, gt)
-        if self._perceptual_loss is not None:
-            perceptual, style = self._perceptual_loss(restored, gt)
-            losses |= {k: v for k, v in (("l_percep", perceptual), ("l_style", style)) if v is not None}
+        for name, (key, loss) in self._losses.items():
+            value = _compute(loss, restored, gt, key)
+            # Perceptual losses give the style loss besides; either may be None.
+            style = value[1] if isinstance(value, tuple) else None
+            value = value[0] if isinstance(value, tuple) else value
+            losses |= {f"l_{n}": v for n, v in ((name, value), ("style", style)) if v is not None}
         return losses
 
+    @override
+    def patch_advice(self, gt_size: int) -> str:
+        from ..archs.padding import requirement_of
 
-def _build_loss(spec: Spec | None, device: torch.device) -> nn.Module | None:
-    return None if spec is None else LOSSES.find(spec.type)(**spec.kwargs).to(device)
+        multiple = requirement_of(self.networks["net_g"]).multiple_of * self.options.scale
+        return f"its windows need multiples of {multiple}" if gt_size % multiple else ""
+
+    # --- evaluation ---------------------------------------------------------------------------------
+
+    @override
+    def evaluate(
+        self, networks: Mapping[str, nn.Module], item: Mapping[str, Any], dataset: str, index: int, draw: bool
+    ) -> Judgement:
+        from ..archs.padding import requirement_of
+        from ..inference import comparison, restore_tensor
+
+        network, val, scale = networks["net_g"], self.options.val, self.options.scale
+        requirement = requirement_of(network, val.window_size)
+        restored = restore_tensor(network, item["lq"], scale, requirement, val.tile, val.tile_overlap)
+        image, stem = _to_image(restored), self.name_of(item)
+        if "gt" not in item:
+            return Judgement(results={stem: image})
+        lq, gt = _to_image(item["lq"]), _to_image(item["gt"])
+        statistics = self._statistics(image if val.use_image else _to_values(restored), gt)
+        versions, baselines = {"LQ": lq}, {}
+        if scale > 1:
+            if draw or (dataset, index) not in self._bicubic:
+                versions["bicubic"] = upscale(lq, scale)
+            if (dataset, index) not in self._bicubic:
+                self._bicubic[dataset, index] = self._statistics(versions["bicubic"], gt)
+            baselines["bicubic"] = self._bicubic[dataset, index]
+        if not draw:
+            return Judgement(statistics, baselines, results={stem: image})
+        picture = comparison({**versions, "restored": image, "GT": gt})
+        return Judgement(statistics, baselines, {stem: picture}, {stem: image, f"{stem}_comparison": picture})
+
+    @override
+    def name_of(self, item: Mapping[str, Any]) -> str:
+        return Path(str(item.get("lq_path") or item["gt_path"])).stem
+
+    def _statistics(self, image: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+        if self.options.val.rgb2bgr:
+            image, reference = image[..., ::-1], reference[..., ::-1]
+        return {name: metric.statistic(image, reference) for name, metric in self._metrics.items()}
+
+
+def _compute(loss: nn.Module, restored: Tensor, gt: Tensor, key: str) -> Any:
+    import torch
+
+    try:
+        return loss(restored, gt)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RuntimeError(f"{key} cannot be computed of two images: {error}") from error
+
+
+def _to_values(tensor: Tensor) -> np.ndarray:
+    """Return (1, C, H, W) in 0..1 as (H, W, C) float64 in 0..255, clamped but not rounded."""
+    return tensor[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy().astype(np.float64) * 255
+
+
+def _to_image(tensor: Tensor) -> np.ndarray:
+    """Return (1, C, H, W) in 0..1 as an 8-bit image (H, W, C)."""
+    return _to_values(tensor).round().astype(np.uint8)

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..config import Options
-from ..data.sampling import SampleRequest, Stage
-from .build import Parts
-from .failures import StepError
-from .measure import StepCost, step_cost
-from .progress import duration
-from .validator import Evaluation
+from ...config import Options
+from ...data.sampling import Stage
+from ...models import ModelKind
+from ..build import Parts
+from ..failures import StepError
+from ..progress import duration
+from ..validator import Evaluation
+from .rehearsal import stage_batch
+from .trial import StepCost, step_cost
 
 _PIPE_WIDTH = 160
 
 
-def print_check(options: Options, parts: Parts, ranks: int, device: torch.device) -> bool:
+def print_check(
+    options: Options, kind: ModelKind[Any], parts: Parts, ranks: int, device: torch.device
+) -> bool:
     """Print parameters, data sets, the stage table and the cost of the largest stage's step.
 
     Returns:
         False if a step of the largest stage fails, or needs more memory than the GPU has.
     """
     console = _console()
-    parameters = sum(parameter.numel() for parameter in parts.network.parameters())
-    console.print(
-        f"{options.name}: {options.network_g.type}, {parameters:,} parameters ({parameters / 1e6:.2f} M)"
-    )
+    for name, network in parts.networks.items():
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        console.print(f"{options.name}: {name}, {parameters:,} parameters ({parameters / 1e6:.2f} M)")
     console.print(f"datasets.train: {len(parts.train_set):,} images")
     for name, dataset in parts.eval_sets.items():
         console.print(f"{name}: {len(dataset):,} images")
@@ -39,21 +43,21 @@ def print_check(options: Options, parts: Parts, ranks: int, device: torch.device
     console.print(stage_table(parts.stages, ranks, train.grad_accum))
 
     largest = max(parts.stages, key=lambda stage: stage.batch_size * stage.gt_size**2)
-    sample = parts.train_set[SampleRequest(0, largest.gt_size, 0)]
-    lq, gt = tuple(sample["lq"].shape), tuple(sample["gt"].shape)
+    one = stage_batch(kind, parts.train_set, largest)
+    whole = stage_batch(kind, parts.train_set, largest, copies=0)
     where = f"batch {largest.batch_size}, patch {largest.gt_size}, {device.type}"
     try:
-        cost = step_cost(options, lq, gt, largest.batch_size, device)
+        cost = step_cost(options, one, whole, largest.batch_size, device)
     except StepError as error:
-        console.print(f"One step of the largest stage ({where}) fails: {error}", markup=False)
+        console.print(f"One iteration of the largest stage ({where}) fails: {error}", markup=False)
         return False
     if cost is None:
         console.print(
-            f"One step of the largest stage ({where}) could not be run: too little memory or too slow."
+            f"One iteration of the largest stage ({where}) could not be run: too little memory or too slow."
         )
         return device.type != "cuda"
-    console.print(f"One step of the largest stage ({where}): {_describe(cost)}")
-    seconds = _run_seconds(cost, largest, parts.stages, train.grad_accum)
+    console.print(f"One iteration of the largest stage ({where}): {_describe(cost)}")
+    seconds = _run_seconds(cost, largest, parts.stages)
     console.print(f"Whole run on this machine: about {duration(seconds)}")
     return True
 
@@ -81,19 +85,16 @@ def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
 
 
 def print_scores(results: Mapping[str, Evaluation]) -> None:
-    """Print one row a data set and metric, with bicubic enlargement beside it where there is one."""
-    table = Table(box=box.SIMPLE)
-    for heading, justify in (
-        ("data set", "left"),
-        ("metric", "left"),
-        ("value", "right"),
-        ("bicubic", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
+    """Print one row a data set and metric, with what baselines reach beside it where there are any."""
+    baselines = list(dict.fromkeys(name for result in results.values() for name in result.baselines))
+    table = Table("data set", "metric", box=box.SIMPLE)
+    for heading in ("value", *baselines):
+        table.add_column(heading, justify="right")
     for name, result in results.items():
         for metric, value in result.scores.items():
-            bicubic = f"{result.bicubic[metric]:.4f}" if metric in result.bicubic else ""
-            table.add_row(name, metric, f"{value:.4f}", bicubic)
+            beside = [result.baselines.get(baseline, {}).get(metric) for baseline in baselines]
+            cells = ["" if score is None else f"{score:.4f}" for score in (value, *beside)]
+            table.add_row(name, metric, *cells)
     _console().print(table)
 
 
@@ -108,6 +109,6 @@ def _describe(cost: StepCost) -> str:
     return f"{cost.memory / 2**30:.2f} GiB, {cost.seconds:.2f} s ({basis})"
 
 
-def _run_seconds(cost: StepCost, measured: Stage, stages: Sequence[Stage], grad_accum: int) -> float:
+def _run_seconds(cost: StepCost, measured: Stage, stages: Sequence[Stage]) -> float:
     per_pixel = cost.seconds / (measured.batch_size * measured.gt_size**2)
-    return grad_accum * sum(stage.iters * stage.batch_size * stage.gt_size**2 * per_pixel for stage in stages)
+    return sum(stage.iters * stage.batch_size * stage.gt_size**2 * per_pixel for stage in stages)

@@ -1,0 +1,141 @@
+"""The interface between a kind of training and the engine, which knows kinds by nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from ..config import Options
+from ..data.sampling import Share, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+Networks = Mapping[str, Callable[..., Any]]
+"""Networks by name (``net_g``) as a phase calls them."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the steps an iteration consists of, in order: a loss, and the networks it updates.
+
+    All phases of an iteration see the weights that it began with; the optimizers step together at its end,
+    so that one non-finite gradient can undo the whole iteration.
+
+    Attributes:
+        name: marks its losses' gradient norm in logs.
+        networks: names of the networks it updates. In its losses these are called wrapped (averaging
+            gradients over ranks, compiled); all others are frozen and bare.
+        optimizer: option of its optimizer, below ``train``; each phase has its own.
+        every: it is due in iterations that this divides (BasicSR's ``net_d_iters``).
+        after: and that lie beyond this one (``net_d_init_iters``).
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    optimizer: str = "optim_g"
+    every: int = 1
+    after: int = 0
+
+    def due(self, iteration: int) -> bool:
+        """Say whether this phase takes part in ``iteration`` (counted from 1)."""
+        return iteration > self.after and iteration % self.every == 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What evaluating one sample gives.
+
+    Attributes:
+        statistics: by metric, see :meth:`basicsr_ext.metrics.Metric.statistic`.
+        baselines: the same of results to compare with, by their name (``bicubic``).
+        pictures: for logs, uint8 (H, W, 3) by name; asked for of the first samples only.
+        results: what ``val.save_img`` saves, images by file stem.
+    """
+
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    results: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class ModelKind(ABC, Generic[OptionsT]):
+    """Networks trained together, and what is computed with them.
+
+    The engine owns devices, precision, optimizers, averaging over ranks and over time, checkpoints and logs; a
+    kind owns what is computed. It looks up nothing in a batch, and a kind knows no rank. A subclass is
+    registered in :data:`MODELS` under the names that ``model_type`` may have; it declares its
+    :attr:`Options`, whose fields ``network_g``, ``network_d``, … are its networks ``net_g``, ``net_d``, ….
+
+    Args:
+        options: of this kind.
+        networks: by name, bare, on ``device``.
+        device: where everything is computed.
+
+    Attributes:
+        Options: the option file as this kind wants it: a class derived from
+            :class:`basicsr_ext.config.Options`, with ``train`` and ``val`` narrowed and sections added.
+        averaged: names of the networks that ``train.ema_decay`` keeps an average of.
+        memory_advice: what to change where memory runs out in an evaluation.
+    """
+
+    Options: ClassVar[type[Options]]
+    averaged: ClassVar[tuple[str, ...]] = ("net_g",)
+    memory_advice: ClassVar[str] = "out of memory"
+
+    def __init__(self, options: OptionsT, networks: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.options, self.networks, self.device = options, networks, device
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases of an iteration, in order."""
+        return (Phase("g", ("net_g",)),)
+
+    def start_training(self) -> None:
+        """Build what only training needs, such as losses."""
+
+    def shares(self, stage: Stage) -> Sequence[Share]:
+        """Return what a micro-batch of ``stage`` consists of: samples of which source, how many, how large.
+
+        One share without a name gives its samples' batch; several give a mapping of batches by source.
+        """
+        return (Share("", stage.batch_size, stage.gt_size),)
+
+    @abstractmethod
+    def losses(
+        self, phase: str, networks: Networks, batch: Mapping[str, Any], earlier: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Return one micro-batch's losses by the name they get in logs, scalars; their sum is minimised.
+
+        Args:
+            phase: name of the phase.
+            networks: all of this kind's by name; what the phase does not update is frozen.
+            batch: as the training set makes it, on the device.
+            earlier: what earlier phases have kept of this micro-batch; this one may add to it.
+        """
+
+    def patch_advice(self, gt_size: int) -> str:
+        """Return what helps where a patch of ``gt_size`` cannot be trained on, if anything is known."""
+        return ""
+
+    @abstractmethod
+    def evaluate(
+        self, networks: Mapping[str, nn.Module], item: Mapping[str, Any], dataset: str, index: int, draw: bool
+    ) -> Judgement:
+        """Evaluate one sample.
+
+        Args:
+            networks: averaged ones where there are any, in eval mode.
+            item: as the evaluation set makes it, on the device; tensors have a batch axis of one.
+            dataset: display name of the set.
+            index: of the sample in the set.
+            draw: whether pictures for logs are wanted.
+        """
+
+    def name_of(self, item: Mapping[str, Any]) -> str:
+        """Return what messages call a sample of an evaluation set."""
+        return str(item.get("name", item.get("index", "a sample")))
