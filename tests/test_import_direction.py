@@ -8,11 +8,12 @@ import pytest
 import basicsr_ext
 
 PACKAGE = Path(basicsr_ext.__file__).parent
-SHARED = {"registry", "compat"}
+SHARED = {"registry", "compat", "files"}
 MAY_IMPORT = {
     "config": set(),
     "registry": {"config"},
     "compat": {"archs"},
+    "files": set(),
     "leaving": set(),
     "archs": {"config"} | SHARED,
     "data": {"config"} | SHARED,

@@ -6,12 +6,12 @@ import torch
 
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
+from ..files import write_atomically
 from ..models import MODELS
 from .build import Parts, build_parts
 from .check import print_check, print_scores
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
-from .files import write_atomically
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .rehearsal import rehearse
