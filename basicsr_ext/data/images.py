@@ -10,8 +10,6 @@ import numpy as np
 
 from ..files import write_atomically
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-
 _EXIF_ORIENTATION = 0x0112
 
 # Errors are raised with the file's name; OpenCV's own lines about them would name no file.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from .images import SUFFIXES, ImageError, decode_image, grey, image_size, read_image
+from ..config.paths import IMAGE_SUFFIXES
+from .images import ImageError, decode_image, grey, image_size, read_image
 
 _LISTED = 5
 
@@ -334,10 +335,10 @@ def _open_folder(folder: str, key: str) -> FileSource:
         files += [
             Path(parent, name).relative_to(folder).as_posix()
             for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
         ]
     if not files:
-        raise ValueError(f"{key}: {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{key}: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return FileSource(folder, tuple(sorted(files)))
 
 
