@@ -24,7 +24,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from basicsr_ext.data.images import run_single_threaded  # noqa: E402
-from basicsr_ext.data.sources import FileSource, first_few, open_source  # noqa: E402
+from basicsr_ext.data.opening import open_source  # noqa: E402
+from basicsr_ext.data.sources import FileSource, first_few  # noqa: E402
 from basicsr_ext.files import write_atomically  # noqa: E402
 
 _WORTH_A_PROCESS = 8

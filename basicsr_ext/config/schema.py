@@ -67,6 +67,10 @@ class Stage(Section):
 FileNameTemplate = Annotated[
     str, Field(pattern=r"\{\}"), Expect("a file name with {} in it", "file names with {} in them")
 ]
+CacheMode = Annotated[
+    Literal["none", "disk"],
+    Expect("'none' or 'disk', which stays in memory once read (scripts/make_store.py packs ahead)", "modes"),
+]
 _GT_SIZE = (
     "Training: side of the square ground-truth crop in pixels; with gt_sizes, the largest. Else unused."
 )
@@ -83,10 +87,9 @@ class ImageSource(Section):
         default=None, description="Overrides the file's scale for this data set."
     )
     io_backend: IOBackend = IOBackend()
-    cache: Literal["none", "ram", "disk"] = Field(
+    cache: CacheMode = Field(
         default="none",
-        description="Folders and LMDBs: keep decoded pixels in shared memory (once a machine), or on disk "
-        "beside the images; made on first use. Stores and SampleImages need none.",
+        description="Folders and LMDBs: keep decoded pixels in a store beside the images, made on first use.",
     )
     gt_size: PositiveInt | None = Field(default=None, description=_GT_SIZE)
     filename_tmpl: FileNameTemplate = Field(

@@ -37,8 +37,9 @@ import yaml
 from typing_extensions import override
 
 from ..files import write_atomically
+from .databases import environment
 from .images import ImageError
-from .sources import StoredSource, environment, file_version, require_inside
+from .sources import StoredSource, file_version, require_inside
 
 FORMAT = 1
 # 143 * 143 values fill five memory pages, LMDB's own 16 bytes included, with next to nothing to spare,

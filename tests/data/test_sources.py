@@ -11,7 +11,8 @@ import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from basicsr_ext.data.images import ImageError, write_image
-from basicsr_ext.data.sources import GreySource, match, open_source, select
+from basicsr_ext.data.opening import match, open_source, select
+from basicsr_ext.data.sources import GreySource
 
 
 @pytest.fixture
