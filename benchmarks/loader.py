@@ -43,12 +43,13 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from basicsr_ext.config.schema import PairedTrain
 from basicsr_ext.data import build_train_dataset
+from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.images import decode_image, read_image, write_image
 from basicsr_ext.data.loader import collate_train
+from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, progress_bar
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage, sample_rng
-from basicsr_ext.data.sources import close_environments, open_source
 from basicsr_ext.data.store import Layout
 from basicsr_ext.data.transforms import random_corner, random_orientation
 

@@ -24,7 +24,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from basicsr_ext.data.images import run_single_threaded  # noqa: E402
-from basicsr_ext.data.sources import FileSource, first_few, open_source  # noqa: E402
+from basicsr_ext.data.opening import open_source  # noqa: E402
+from basicsr_ext.data.sources import FileSource, first_few  # noqa: E402
+from basicsr_ext.files import write_atomically  # noqa: E402
 
 _WORTH_A_PROCESS = 8
 """Images that a process must have to do: starting it takes about as long."""
@@ -98,10 +100,7 @@ def require_listable(files: Sequence[str]) -> None:
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode(), durable=False)
 
 
 def run_jobs(

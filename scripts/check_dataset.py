@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from basicsr_ext.config import OptionError, load_options, resolved_stages
 from basicsr_ext.config.schema import PairedTrain
 from basicsr_ext.data.checking import CheckedSet, Finding, ForeignSet, examine_all, open_set
+from basicsr_ext.files import write_atomically
 
 Opened = tuple[CheckedSet | ForeignSet, list[Finding]]
 
@@ -103,9 +104,8 @@ def _write_report(
 ) -> None:
     entries = [{"set": name, **asdict(finding)} for name in findings for finding in findings[name]]
     content = json.dumps({"checked": checked, "findings": entries}, indent=1, ensure_ascii=False)
-    report.parent.mkdir(parents=True, exist_ok=True)
     for suffix, data in ((".txt", text), (".json", content + "\n")):
-        report.with_name(report.name + suffix).write_text(data, encoding="utf-8")
+        write_atomically(report.with_name(report.name + suffix), data.encode(), durable=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.error import HTTPError, URLError
@@ -46,6 +47,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from basicsr_ext.files import write_atomically
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 5
@@ -258,17 +261,13 @@ def _write_image(content: IO[bytes], target: Path) -> None:
         return
     from PIL import Image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as file:
-        shutil.copyfileobj(content, file, _CHUNK)
+    data = content.read()
     try:
-        with Image.open(part) as image:
+        with Image.open(BytesIO(data)) as image:
             image.verify()
     except Exception as error:
-        part.unlink()
         raise CommandError(f"{target.name}: damaged ({error}); delete the archive and start again") from error
-    part.replace(target)
+    write_atomically(target, data, durable=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Imports point one way: config <- archs, data, losses, metrics <- models <- engine <- commands."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ import pytest
 import basicsr_ext
 
 PACKAGE = Path(basicsr_ext.__file__).parent
-SHARED = {"registry", "compat"}
+SHARED = {"registry", "compat", "files"}
 MAY_IMPORT = {
     "config": set(),
     "registry": {"config"},
     "compat": {"archs"},
+    "files": set(),
     "leaving": set(),
     "archs": {"config"} | SHARED,
     "data": {"config"} | SHARED,
@@ -31,26 +33,71 @@ def part_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-def parts_imported_by(path: Path) -> set[str]:
-    """Return the parts of the package that ``path`` imports, other than its own."""
+def names_imported_by(path: Path, text: str) -> set[str]:
+    """Return the dotted names that ``text``, the content of ``path``, imports anywhere in it."""
     package = ["basicsr_ext", *path.relative_to(PACKAGE).parts[:-1]]
-    targets = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    names = set()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            targets += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            targets += [f"{module}.{alias.name}" for alias in node.names]
-    parts = {target.split(".")[1] for target in targets if target.startswith("basicsr_ext.")}
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def parts_imported_by(path: Path) -> set[str]:
+    """Return the parts of the package that ``path`` imports, other than its own."""
+    names = names_imported_by(path, path.read_text())
+    parts = {name.split(".")[1] for name in names if name.startswith("basicsr_ext.")}
     return {part for part in parts if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()} - {
         part_of(path)
     }
 
 
+def cycle(texts: dict[Path, str]) -> list[str]:
+    """Return modules of which each imports the next and the last is the first, if there are any.
+
+    Args:
+        texts: content of modules by their files. Imports in functions and for type checkers count.
+    """
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in texts
+    }
+    graph = {}
+    for module, path in modules.items():
+        # A name is a module, or lies in one.
+        names = names_imported_by(path, texts[path])
+        nearest = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = nearest & modules.keys() - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_what_lies_below_it(path):
     assert parts_imported_by(path) <= MAY_IMPORT[part_of(path)]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert cycle({path: path.read_text() for path in MODULES}) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["from . import sources", "def f():\n    from .sources import x", "import basicsr_ext.data.sources"],
+)
+def test_a_cycle_is_found_wherever_its_imports_stand(back):
+    texts = {path: path.read_text() for path in MODULES}
+    texts[PACKAGE / "data/images.py"] += f"\n{back}\n"
+    found = cycle(texts)
+    assert found[0] == found[-1]
+    assert set(found) == {"basicsr_ext.data.images", "basicsr_ext.data.sources"}
 
 
 LONG_WITH_REASON = {"grl_arch.py"}  # one published network is one file, and this one is large

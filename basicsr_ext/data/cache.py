@@ -1,40 +1,31 @@
-"""``cache: ram`` and ``cache: disk``: stores made on first use, for those who prepare nothing.
+"""``cache: disk``: a store made on first use, for those who prepare nothing.
 
-Both read from a store (:mod:`.store`) of exactly the images that a data set uses. Its name holds a
-fingerprint of their files, so that a folder that has changed gets a store of its own, and a store that
-another run reads is never touched.
-
-``disk`` puts it beside the folder of images, for good. ``ram`` puts it in the machine's shared memory,
-once for all loader processes, ranks and runs that use these images; the last to leave removes it. What
-killed processes have left behind, the next one that asks for ``ram`` removes.
+It lies beside the folder of images, for good, and holds exactly the images that a data set uses. Its name
+holds a fingerprint of their files, so that a folder that has changed gets a store of its own, and a store
+that another run reads is never touched.
 """
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from typing_extensions import override
 
-from .locks import if_unused, join_users, leave_users
 from .packing import pack, progress_bar
 from .sources import StoredSource
 from .store import LISTING, Layout, StoreSource, open_store
 
 LOG = logging.getLogger("basicsr_ext")
 
-Cache = Literal["none", "ram", "disk"]
-_SHARED_MEMORY = "/dev/shm"
+Cache = Literal["none", "disk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +76,7 @@ class CachedSource(StoredSource):
 
 
 def cached(source: StoredSource, mode: Cache) -> StoredSource:
-    """Return a source of the same images that reads crops from memory or disk; make its store if need be.
+    """Return a source of the same images that reads crops from a store; make the store if need be.
 
     Of several processes that ask at once, one makes the store while the others wait. A store is returned
     as it is: it needs no other.
@@ -95,18 +86,12 @@ def cached(source: StoredSource, mode: Cache) -> StoredSource:
     """
     if mode == "none" or isinstance(source, StoreSource):
         return source
-    names, fingerprint = source.names, _fingerprint(source)
-    if mode == "disk":
-        folder = f"{source.folder.rstrip('/')}.cache-{fingerprint}.store"
-    else:
-        # Files of equal name, size and time in two folders are still two sets of images.
-        real = hashlib.blake2b(os.fsencode(os.path.realpath(source.folder)), digest_size=8).hexdigest()
-        folder = _in_memory(f"{real}-{fingerprint}")
+    folder = f"{source.folder.rstrip('/')}.cache-{_fingerprint(source)}.store"
     if not Path(folder, LISTING).exists():
-        _make(source, folder, mode)
+        _make_store(source, folder)
     store = open_store(folder, "cache")
-    place = {name: index for index, name in enumerate(store.names)}
-    return CachedSource(source.folder, source, store.take([place[name] for name in names]))
+    position = {name: index for index, name in enumerate(store.names)}
+    return CachedSource(source.folder, source, store.take([position[name] for name in source.names]))
 
 
 def _fingerprint(source: StoredSource) -> str:
@@ -121,45 +106,16 @@ def _fingerprint(source: StoredSource) -> str:
     return digest.hexdigest()
 
 
-def _make(source: StoredSource, folder: str, mode: Cache) -> None:
+def _make_store(source: StoredSource, folder: str) -> None:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     needed = 3 * sum(height * width for height, width in map(source.size, range(len(source))))
-    there = sum(file.stat().st_size for file in Path(folder).glob("*.mdb"))
-    free = shutil.disk_usage(os.path.dirname(folder) or ".").free
-    if needed > free + there:
+    packed = sum(file.stat().st_size for file in Path(folder).glob("*.mdb"))
+    parent = os.path.dirname(folder) or "."
+    free = shutil.disk_usage(parent).free
+    if needed > free + packed:
         raise ValueError(
-            f"cache: {mode}: {len(source)} images of {source.folder} take {needed / 1e9:.1f} GB or more,"
-            f" {os.path.dirname(folder) or '.'} has {free / 1e9:.1f} GB left"
+            f"cache: disk: {len(source)} images of {source.folder} take {needed / 1e9:.1f} GB or more,"
+            f" {parent} has {free / 1e9:.1f} GB left"
         )
-    LOG.info("Packing %d images of %s for cache: %s", len(source), source.folder, mode)
+    LOG.info("Packing %d images of %s for cache: disk", len(source), source.folder)
     pack(source, folder, Layout(), workers, progress_bar(), again=False)
-
-
-def _in_memory(name: str) -> str:
-    """Become a user of the folder ``name`` in shared memory, and return it; the last user removes it."""
-    root = Path(_SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) else tempfile.gettempdir())
-    root /= f"basicsr_ext-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    for users in root.glob("*.users"):
-        if users.stem != name:
-            with if_unused(users) as unused:
-                if unused:
-                    _remove(users)
-    _use(root / f"{name}.users")
-    return str(root / f"{name}.store")
-
-
-@cache
-def _use(users: Path) -> None:
-    atexit.register(_leave, users, join_users(users), os.getpid())
-
-
-def _leave(users: Path, descriptor: int, process: int) -> None:
-    # Processes forked from a user are none themselves.
-    if os.getpid() == process and leave_users(descriptor):
-        _remove(users)
-
-
-def _remove(users: Path) -> None:
-    shutil.rmtree(users.with_suffix(".store"), ignore_errors=True)
-    users.unlink(missing_ok=True)

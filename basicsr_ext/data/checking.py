@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ..config.schema import EvalDataset, ForeignDataset, GaussianDenoisingKeys, SampleKeys, TrainDataset
 from . import DATASETS, build_eval_dataset, build_train_dataset
 from .images import ImageError, run_single_threaded
+from .opening import open_source, partner_names, select
 from .sampling import SampleRequest
-from .sources import FileSource, ImageSource, LmdbSource, StoredSource, open_source, select
+from .sources import FileSource, ImageSource, StoredSource
 
 Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small"]
 """Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch."""
@@ -173,16 +173,14 @@ def pair(
     groups = [[(first, index)] for index in range(len(gt))]
     findings: list[Finding] = []
     for key, source in others:
-        template = "{}" if isinstance(source, LmdbSource) else templates.get(key, "{}")
         place = {name: index for index, name in enumerate(source.names)}
-        for index, name in enumerate(gt.names):
-            parent, stem = PurePosixPath(name).parent, PurePosixPath(name).name
-            partner = place.pop((parent / template.format(stem)).as_posix(), None)
-            if partner is not None:
+        for index, name in enumerate(partner_names(gt, source, templates.get(key, "{}"))):
+            partner = place.pop(name, None)
+            if partner is None:
+                message = f"has no partner {name} in {source.folder}"
+                findings.append(Finding("unpaired", gt.path(index), message))
+            else:
                 groups[index].append((key, partner))
-                continue
-            message = f"has no partner in {source.folder} (filename_tmpl is {template!r})"
-            findings.append(Finding("unpaired", gt.path(index), message))
         # Images of no partner may be damaged too.
         groups += [[(key, index)] for index in place.values()]
         if not allow_extra:

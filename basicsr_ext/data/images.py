@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+from ..files import write_atomically
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -99,8 +98,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
     """Write an (H, W), (H, W, 1) or (H, W, 3) RGB array of uint8 or uint16 in the format of the suffix.
 
-    The folder is created. The file appears whole or not at all: it is written beside its final name
-    and then renamed.
+    The folder is created. The file appears whole or not at all, unless the machine stops.
 
     Raises:
         ImageError: an unsuitable array, a format that cannot hold it, or a disk error.
@@ -117,22 +115,7 @@ def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
         raise ImageError(f"{path}: cannot be encoded ({error.err})") from error
     if not written:
         raise ImageError(f"{path}: cannot be encoded")
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(data.tobytes())
-        # Temporary files are private to their owner; results are as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        write_atomically(path, data.tobytes(), durable=False)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

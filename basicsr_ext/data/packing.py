@@ -11,14 +11,16 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..files import remove_leftovers
+from .databases import close_environments, environment
 from .images import ImageError
-from .locks import alone
-from .sources import StoredSource, close_environments, environment, first_few
+from .sources import StoredSource, first_few
 from .store import (
     LISTING,
     Header,
@@ -35,6 +37,11 @@ from .store import (
     write_layout,
     write_listing,
 )
+
+try:
+    import fcntl
+except ImportError as error:  # pragma: no cover
+    raise ImportError("packing images needs a POSIX system, such as Linux or macOS") from error
 
 LOG = logging.getLogger("basicsr_ext")
 
@@ -103,8 +110,9 @@ def pack(
     names = _suitable_names(source)
     try:
         os.makedirs(folder, exist_ok=True)
-        with alone(Path(folder, ".lock"), f"Waiting for another process to pack {folder}"):
-            _settle_layout(folder, layout)
+        with _exclusive(folder):
+            remove_leftovers(Path(folder))
+            _ensure_layout(folder, layout)
             if not again and Path(folder, LISTING).exists():
                 return Packed(len(names), 0)
             with _Shards(folder, layout) as shards:
@@ -123,12 +131,12 @@ def verify(folder: str, workers: int = 1, track: Track | None = None) -> list[st
     names, headers = read_listing(folder, "store")
     shards = [environment(shard_path(folder, number)) for number in range(layout.shards)]
 
-    def sound(number: int) -> bool:
+    def intact(number: int) -> bool:
         name = names[number]
         header = _checked_header(shards[layout.shard(name)], name, layout)
         return header is not None and header._replace(version=0) == headers[number]
 
-    results = _in_threads(sound, range(len(names)), workers)
+    results = _in_threads(intact, range(len(names)), workers)
     shown = (track or _untracked)(results, "verifying", len(names))
     return [name.decode() for name, good in zip(names, shown, strict=True) if not good]
 
@@ -150,7 +158,22 @@ def _suitable_names(source: StoredSource) -> list[bytes]:
     return names
 
 
-def _settle_layout(folder: str, layout: Layout) -> None:
+@contextmanager
+def _exclusive(folder: str) -> Iterator[None]:
+    """Hold the lock of a store against all other processes; the system lifts it when its holder dies."""
+    descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOG.info("Waiting for another process to pack %s", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _ensure_layout(folder: str, layout: Layout) -> None:
     found = read_layout(folder, "store")
     if found is None:
         write_layout(folder, layout)
@@ -236,24 +259,24 @@ class _Shards:
 
 
 def _update(source: StoredSource, names: list[bytes], shards: _Shards, workers: int, track: Track) -> Packed:
-    layout, place = shards.layout, {name: index for index, name in enumerate(names)}
-    there = shards.names()
+    layout, position = shards.layout, {name: index for index, name in enumerate(names)}
+    stored = shards.names()
 
     def unchanged(name: bytes) -> Header | None:
         header = _checked_header(shards.of(name), name, layout)
-        return header if header is not None and header.version == _version(source, place[name]) else None
+        return header if header is not None and header.version == _version(source, position[name]) else None
 
-    candidates = [name for name in names if name in there]
+    candidates = [name for name in names if name in stored]
     surveyed = track(_in_threads(unchanged, candidates, workers), "verifying", len(candidates))
     headers = {name: header for name, header in zip(candidates, surveyed, strict=True) if header is not None}
     kept = len(headers)
-    todo, surplus = [name for name in names if name not in headers], there - place.keys()
+    todo, surplus = [name for name in names if name not in headers], stored - position.keys()
     listing = Path(shards.folder, LISTING)
     if todo or surplus:
         # Not complete from the first change to the last.
         listing.unlink(missing_ok=True)
         shards.remove(surplus)
-    encoded = _in_threads(lambda name: _encode(source, place[name], name, layout), todo, workers)
+    encoded = _in_threads(lambda name: _encode(source, position[name], name, layout), todo, workers)
     errors = []
     for batch in _batches(track(encoded, "packing", len(todo))):
         images = [image for image in batch if isinstance(image, _Image)]

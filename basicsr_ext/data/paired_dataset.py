@@ -6,9 +6,11 @@ from ..config.schema import ImageSource as ImageSourceKeys
 from ..config.schema import PairedKeys
 from . import DATASETS
 from .cache import cached
+from .databases import LmdbSource
 from .datasets import ImagePairs, StoredLQ
 from .degradations import degraded_pairs
-from .sources import LmdbSource, StoredSource, match, open_source, select
+from .opening import match, open_source, select
+from .sources import StoredSource
 from .transforms import ToTensor
 
 

@@ -36,8 +36,10 @@ import numpy as np
 import yaml
 from typing_extensions import override
 
+from ..files import write_atomically
+from .databases import environment
 from .images import ImageError
-from .sources import StoredSource, environment, file_version, require_inside
+from .sources import StoredSource, file_version, require_inside
 
 FORMAT = 1
 # 143 * 143 values fill five memory pages, LMDB's own 16 bytes included, with next to nothing to spare,
@@ -309,7 +311,8 @@ def read_layout(folder: str, key: str) -> Layout | None:
 def write_layout(folder: str, layout: Layout) -> None:
     """Write ``meta.yml``."""
     text = yaml.safe_dump({"format": FORMAT, **asdict(layout)}, sort_keys=False)
-    write_whole(Path(folder, META), "# Images in tiles, in LMDB files; images.txt lists them.\n" + text)
+    text = "# Images in tiles, in LMDB files; images.txt lists them.\n" + text
+    write_atomically(Path(folder, META), text.encode())
 
 
 def read_listing(folder: str, key: str) -> tuple[list[bytes], list[Header]]:
@@ -349,17 +352,7 @@ def write_listing(folder: str, images: Sequence[tuple[bytes, Header]]) -> None:
         f" {_KINDS[header.depth].name} {header.checksum:08x}"
         for name, header in images
     ]
-    write_whole(Path(folder, LISTING), "\n".join(lines) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, even if the machine stops."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(Path(folder, LISTING), ("\n".join(lines) + "\n").encode())
 
 
 def _source(folder: str, layout: Layout, names: Sequence[bytes], shapes: np.ndarray) -> StoreSource:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .files import TEMPORARY_SUFFIX, write_atomically
+from ..files import remove_leftovers, write_atomically
 from .logger import LOG
 
 
@@ -104,8 +104,7 @@ class Checkpointer:
     def remove_leftovers(self) -> None:
         """Remove what writes cut short by a crash have left."""
         for folder in (self.folder, self._models, self._states):
-            for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+            remove_leftovers(folder)
 
     def iterations(self) -> list[int]:
         """Return the iterations of all checkpoints with a manifest, oldest first."""

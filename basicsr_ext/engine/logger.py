@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Options
-from .files import write_atomically
+from ..files import write_atomically
 
 LOG = logging.getLogger("basicsr_ext")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")

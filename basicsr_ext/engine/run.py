@@ -6,10 +6,10 @@ import torch
 
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
+from ..files import write_atomically
 from .build import Parts, build_kind, build_parts
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
-from .files import write_atomically
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse

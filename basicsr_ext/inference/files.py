@@ -11,7 +11,7 @@ from ..archs import build_network
 from ..archs.weights import load_weights
 from ..config import Options
 from ..data.images import read_image, write_image
-from ..data.sources import open_source
+from ..data.opening import open_source
 from .restore import restore
 
 

@@ -1,4 +1,4 @@
-"""``cache: ram`` and ``cache: disk``; stores that processes make at once, or are killed making."""
+"""``cache: disk``; stores that processes make at once, or are killed making."""
 
 import os
 import shutil
@@ -12,53 +12,46 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_options
 
+from basicsr_ext.config import OptionError, load_options
 from basicsr_ext.config.schema import DualPixelTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset, cache
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, verify
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
-from basicsr_ext.data.sources import open_source
 from basicsr_ext.data.store import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_MEMORY = Path(f"/dev/shm/basicsr_ext-{os.getuid()}")
-
-needs_shared_memory = pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs /dev/shm")
 
 # What every process prints: how many images it has decoded itself, the sum of a crop, its store.
 CACHING = """
 import sys
-from basicsr_ext.data import cache, sources
+from basicsr_ext.data import cache, opening, sources
 decoded = []
 read = sources.FileSource.read
 sources.FileSource.read = lambda self, index: (decoded.append(index), read(self, index))[1]
-source = cache.cached(sources.open_source(sys.argv[1], "folder"), sys.argv[2])
-print(len(decoded), source.read_crop(3, 1, 2, 8, 9).sum(), source.store.folder, flush=True)
-sys.stdin.readline()
+source = cache.cached(opening.open_source(sys.argv[1], "folder"), "disk")
+print(len(decoded), source.read_crop(3, 1, 2, 8, 9).sum(), source.store.folder)
 """
 
 SLOW_PACKING = """
 import sys, time
-from basicsr_ext.data import packing, sources, store
+from basicsr_ext.data import opening, packing, sources, store
 class Slow(sources.FileSource):
     def read(self, index):
         time.sleep(0.05)
         return super().read(index)
-files = sources.open_source(sys.argv[1], "folder")
+files = opening.open_source(sys.argv[1], "folder")
 packing.pack(Slow(files.folder, files.files), sys.argv[2], store.Layout())
 """
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=60)
-    assert process.returncode == 0
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def committed(shard: Path) -> int:
@@ -85,19 +78,17 @@ def batches(dataset, workers):
     return list(build_train_loader(dataset, sampler, workers))
 
 
-@pytest.mark.parametrize("mode", ["ram", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_cache_changes_no_batch_and_no_path(pairs, mode, workers):
-    plain, with_cache = (build_train_dataset(option(pairs, cache=kind), 4, 7) for kind in ("none", mode))
+def test_a_cache_changes_no_batch_and_no_path(pairs, workers):
+    plain, with_cache = (build_train_dataset(option(pairs, cache=mode), 4, 7) for mode in ("none", "disk"))
     for one, other in zip(batches(plain, 0), batches(with_cache, workers), strict=True):
         assert torch.equal(one["gt"], other["gt"])
         assert torch.equal(one["lq"], other["lq"])
         assert (one["gt_path"], one["lq_path"], one["k"]) == (other["gt_path"], other["lq_path"], other["k"])
 
 
-@pytest.mark.parametrize("mode", ["ram", "disk"])
-def test_images_are_decoded_before_training_and_never_again(pairs, mode):
-    dataset = build_train_dataset(option(pairs, cache=mode), 4, 7)
+def test_images_are_decoded_before_training_and_never_again(pairs):
+    dataset = build_train_dataset(option(pairs, cache="disk"), 4, 7)
     expected = batches(dataset, 0)
     shutil.rmtree(pairs / "GT")
     shutil.rmtree(pairs / "LQ")
@@ -144,6 +135,14 @@ def test_a_meta_info_file_limits_what_is_cached(pairs):
     assert [len(listing) for listing in listings] == [2, 2]
 
 
+def test_the_former_cache_in_memory_is_an_error_that_names_what_serves_instead(pairs):
+    options = tiny_options(pairs / "run")
+    options["datasets"]["train"]["cache"] = "ram"
+    message = r"datasets\.train\.cache: found 'ram' .* 'none' or 'disk', .* \(scripts/make_store\.py packs"
+    with pytest.raises(OptionError, match=message):
+        load_options(options)
+
+
 def test_a_changed_folder_gets_another_store_and_the_old_one_stays(pairs, texture):
     build_train_dataset(option(pairs, cache="disk"), 4, 7)
     before = stores(pairs)
@@ -153,14 +152,6 @@ def test_a_changed_folder_gets_another_store_and_the_old_one_stays(pairs, textur
     np.testing.assert_array_equal(np.rint(gt * 255), texture(52, 52, 99))
     assert set(before) < set(stores(pairs))
     assert len(stores(pairs)) == 3
-
-
-def test_folders_of_equal_files_are_told_apart_in_memory(tmp_path, texture):
-    for seed, name in enumerate(("GT", "LQ")):
-        write_image(tmp_path / name / "a.bmp", texture(20, 20, seed))
-        os.utime(tmp_path / name / "a.bmp", (1, 1))
-    sample = build_train_dataset(option(tmp_path, cache="ram"), 1, 0)[SampleRequest(0, 16, 0)]
-    assert not torch.equal(sample["gt"], sample["lq"])
 
 
 def test_an_image_that_cannot_be_read_is_named(pairs):
@@ -178,44 +169,12 @@ def test_too_little_space_is_an_error_before_anything_is_packed(pairs, monkeypat
     assert stores(pairs) == []
 
 
-@pytest.mark.parametrize("mode", ["disk", pytest.param("ram", marks=needs_shared_memory)])
-def test_of_processes_that_start_together_one_decodes_and_all_read(pairs, mode):
-    processes = [start(CACHING, pairs / "GT", mode) for _ in range(3)]
-    printed = [process.stdout.readline().split() for process in processes]
+def test_of_processes_that_start_together_one_decodes_and_all_read(pairs):
+    processes = [start(CACHING, pairs / "GT") for _ in range(3)]
+    printed = [process.communicate(timeout=60)[0].split() for process in processes]
     assert sum(int(decoded) for decoded, _, _ in printed) == 7
     assert len({(total, store) for _, total, store in printed}) == 1
-    for process in processes:
-        finish(process)
-    assert len(stores(pairs)) == (mode == "disk")
-
-
-@needs_shared_memory
-def test_memory_is_free_again_when_the_last_process_has_left(pairs):
-    first, second = start(CACHING, pairs / "GT", "ram"), start(CACHING, pairs / "GT", "ram")
-    store = Path(first.stdout.readline().split()[2])
-    assert store.parent == IN_MEMORY
-    assert second.stdout.readline()
-    finish(first)
-    third = start(CACHING, pairs / "GT", "ram")
-    assert third.stdout.readline().startswith("0 ")
-    finish(second)
-    assert store.exists()
-    finish(third)
-    assert not store.exists()
-    assert not store.with_suffix(".users").exists()
-
-
-@needs_shared_memory
-def test_what_a_killed_process_leaves_in_memory_the_next_one_removes(pairs):
-    killed = start(CACHING, pairs / "GT", "ram")
-    left = Path(killed.stdout.readline().split()[2])
-    killed.kill()
-    killed.wait()
-    assert left.exists()
-    other = start(CACHING, pairs / "LQ", "ram")
-    assert other.stdout.readline()
-    assert not left.exists()
-    finish(other)
+    assert len(stores(pairs)) == 1
 
 
 def test_packing_goes_on_where_it_was_killed(tmp_path, texture):

@@ -11,7 +11,8 @@ import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from basicsr_ext.data.images import ImageError, write_image
-from basicsr_ext.data.sources import GreySource, match, open_source, select
+from basicsr_ext.data.opening import match, open_source, select
+from basicsr_ext.data.sources import GreySource
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_missing_folder_is_an_error_with_key_and_path(tmp_path):
 
 
 def test_an_empty_folder_is_an_error_that_says_which_files_count(tmp_path):
-    with pytest.raises(ValueError, match=r"dataroot_gt: .* holds no images \(\.bmp, \.jpeg"):
+    with pytest.raises(ValueError, match=r"dataroot_gt: .* holds no images \(\.png, \.jpg, "):
         open_source(str(tmp_path), "dataroot_gt")
 
 

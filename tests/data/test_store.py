@@ -16,20 +16,15 @@ from hypothesis import strategies as st
 
 from basicsr_ext.config.schema import GaussianDenoisingTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import ImageError, write_image
 from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.packing import PackingError, pack, verify
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
-from basicsr_ext.data.sources import (
-    FileSource,
-    LazyImage,
-    close_environments,
-    match,
-    open_source,
-    select,
-)
+from basicsr_ext.data.sources import FileSource, LazyImage
 from basicsr_ext.data.store import Layout, decode_tile, encode_tile, tile_key
 
 LAYOUTS = [Layout(), Layout(3, 16), Layout(2, 20, "png"), Layout(1, 32, "webp")]

@@ -35,7 +35,8 @@ from basicsr_ext.archs.weights import CheckpointError as WeightsFileError  # noq
 from basicsr_ext.archs.weights import WeightsError, read_checkpoint  # noqa: E402
 from basicsr_ext.config import OptionError, Options, load_options  # noqa: E402
 from basicsr_ext.data.images import ImageError, decode_image, image_size  # noqa: E402
-from basicsr_ext.data.sources import FileSource, open_source, select  # noqa: E402
+from basicsr_ext.data.opening import open_source, select  # noqa: E402
+from basicsr_ext.data.sources import FileSource  # noqa: E402
 from basicsr_ext.engine.checkpoint import Checkpointer, CheckpointError  # noqa: E402
 
 SECONDS = 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from basicsr_ext.data.images import read_image, write_image
-from basicsr_ext.data.sources import open_source
+from basicsr_ext.data.opening import open_source
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_store.py"
 

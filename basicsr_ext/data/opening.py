@@ -1,0 +1,93 @@
+"""From a path in an option file to a source: folders, BasicSR's LMDBs, stores; the sides of pairs matched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from .databases import LmdbSource, open_lmdb
+from .sources import StoredSource, first_few, open_folder
+from .store import open_store
+
+
+def open_source(root: str, key: str) -> StoredSource:
+    """Open a folder of images, at any depth, a ``.lmdb`` or a ``.store``; images are in order of their names.
+
+    Args:
+        root: the folder.
+        key: the option that named it, for messages (``dataroot_gt``).
+
+    Raises:
+        ValueError: missing, empty, or with two images of one name.
+    """
+    folder = os.path.expanduser(root)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{key}: {root} is not a folder")
+    kind = os.path.splitext(folder.rstrip("/"))[1]
+    source = {".lmdb": open_lmdb, ".store": open_store}.get(kind, open_folder)(folder, key)
+    seen: set[str] = set()
+    doubled = [name for name in source.names if name in seen or seen.add(name)]
+    if doubled:
+        raise ValueError(f"{key}: {root} holds several images called {first_few(doubled)}")
+    return source
+
+
+def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
+    """Return the images that a meta-info file lists: names in the first column, relative to the source.
+
+    Raises:
+        ValueError: the file is missing or empty, or lists an image that does not exist.
+    """
+    try:
+        lines = Path(meta_info).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key}: {meta_info} cannot be read ({reason})") from error
+    wanted = [os.path.splitext(line.split()[0])[0] for line in lines if line.strip()]
+    if not wanted:
+        raise ValueError(f"{key}: {meta_info} lists no image")
+    place = {name: index for index, name in enumerate(source.names)}
+    missing = [name for name in wanted if name not in place]
+    if missing:
+        raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {first_few(missing)}")
+    return source.take([place[name] for name in wanted])
+
+
+def match(
+    gt: StoredSource, lq: StoredSource, template: str, key: str, *, allow_extra: bool = False
+) -> StoredSource:
+    """Return ``lq`` in the order of ``gt``: to each image the one with its name put into ``template``.
+
+    Suffixes may differ. LMDBs go by equal keys and ignore the template, as BasicSR's do.
+
+    Args:
+        gt: the images to find partners for.
+        lq: where to look for them.
+        template: ``filename_tmpl``; ``"{}x4"`` pairs ``0001`` with ``0001x4``.
+        key: the option that named ``lq``, for messages.
+        allow_extra: accept images of ``lq`` that have no partner.
+
+    Raises:
+        ValueError: images without partner on either side; the message lists them.
+    """
+    partners = partner_names(gt, lq, template)
+    place = {name: index for index, name in enumerate(lq.names)}
+    missing = [name for name in partners if name not in place]
+    extra = [] if allow_extra else sorted(place.keys() - set(partners))
+    if missing or extra:
+        complaints = []
+        if missing:
+            complaints.append(f"{lq.folder} lacks partners of {gt.folder}: {first_few(missing)}")
+        if extra:
+            complaints.append(f"{lq.folder} holds images without partner in {gt.folder}: {first_few(extra)}")
+        hint = "" if isinstance(lq, LmdbSource) else f" (filename_tmpl is {template!r})"
+        raise ValueError(f"{key}: {'; '.join(complaints)}{hint}")
+    return lq.take([place[name] for name in partners])
+
+
+def partner_names(gt: StoredSource, lq: StoredSource, template: str) -> list[str]:
+    """Return what the partner in ``lq`` is called of each image of ``gt``, as :func:`match` has it."""
+    if isinstance(lq, LmdbSource):
+        return list(gt.names)
+    paths = map(PurePosixPath, gt.names)
+    return [(path.parent / template.format(path.name)).as_posix() for path in paths]

@@ -1,0 +1,56 @@
+"""Writing files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
+    """Write ``data`` to ``path``: other processes see the old file or the new one, never a part of it.
+
+    The folder is created. Of several processes that write one file, the last one's stays. A process that is
+    killed while it writes leaves a file that :func:`remove_leftovers` removes.
+
+    Args:
+        path: of the file; its permissions are those of any new file.
+        data: its content.
+        durable: see to it that the same holds if the machine stops: wait for the disk.
+
+    Raises:
+        OSError: it cannot be written; what was there before is intact.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    # Fails where the file exists, and gives it the permissions that the umask leaves.
+    file = temporary.open("xb")
+    try:
+        with file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers have left in ``folder``, which nobody else may be writing to."""
+    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
