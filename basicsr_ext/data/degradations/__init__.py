@@ -12,17 +12,86 @@ a step is a function of the image and its drawn parameters alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Annotated
 
-from ...config.degradations import DegradationStep, MatlabBicubic, ShrinkingStep, complete_scales
-from ..datasets import BicubicLQ, ImagePairs
+from pydantic import Field
+from typing_extensions import override
+
+from ...config import Problem, Section
+from ...config.facts import Facts
+from ...config.sections import ByType
+from ...registry import DEGRADATIONS
+from ..pairs import BicubicLQ, ImagePairs
 from ..sources import GreySource, ImageSource
-from ..transforms import ToTensor
+from ..transforms import ToArray
 from .chain import Chain, DegradedLQ
+from .shrinking import MatlabBicubic
+from .steps import AnyStep, ShrinkingStep
+from .steps import Step as Step
+
+DegradationStep = Annotated[AnyStep, ByType(DEGRADATIONS, "a step's name")]
 
 
-def build_chain(steps: Sequence[DegradationStep], scale: int) -> Chain:
+class Degradable(Section):
+    """The key of data sets that make their low quality of ground truth."""
+
+    degradation: list[DegradationStep] | None = Field(
+        default=None,
+        min_length=1,
+        description="Steps that make LQ of GT, in order; default: MATLAB-bicubic at the data set's scale.",
+    )
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        yield from super().relations(facts, key)
+        chain = f"{key}.degradation"
+        if not facts.written(chain):
+            return
+        if facts.written(f"{key}.dataroot_lq"):
+            fix = "delete dataroot_lq to make LQ of GT"
+            yield Problem(chain, "steps beside dataroot_lq", "one of the two", fix)
+        steps = {step: DEGRADATIONS.section(str(facts.get(f"{step}.type"))) for step in facts.keys(chain)}
+        if facts.sound(chain):
+            shrinking = [step for step, section in steps.items() if issubclass(section, ShrinkingStep)]
+            yield from _check_scales(facts, key, [facts.get(f"{step}.scale") for step in shrinking])
+        for step, section in steps.items():
+            if facts.get(f"{key}.color") == "gray" and section is not None and section.colour_only:
+                found = f"{facts.get(f'{step}.type')} with color: gray"
+                yield Problem(step, found, "color images", "delete color, or this step")
+
+
+def _check_scales(facts: Facts, data: str, factors: list[int | None]) -> Iterator[Problem]:
+    scale = facts.get(f"{data}.scale", facts.get("scale", 1))
+    if scale is None or complete_scales(factors, scale) is not None:
+        return
+    key = f"{data}.degradation"
+    if not factors:
+        fix = "add {type: matlab_bicubic}"
+        yield Problem(key, "no step that shrinks", f"one, as scale is {scale}", fix)
+    elif factors.count(None) > 1:
+        fix = "give all of them but one a scale"
+        yield Problem(key, f"{factors.count(None)} shrinking steps without scale", "one at most", fix)
+    else:
+        found = f"steps that shrink by {' x '.join(str(factor) for factor in factors if factor)}"
+        yield Problem(key, found, f"{scale} in all, the data set's scale")
+
+
+def complete_scales(factors: Sequence[int | None], scale: int) -> list[int] | None:
+    """Return the factor of each shrinking step, or None if they cannot make up ``scale``.
+
+    One of them may be left open (None): it takes what the others leave.
+    """
+    rest, remainder = divmod(scale, math.prod(factor for factor in factors if factor is not None))
+    if remainder or factors.count(None) > 1 or (rest != 1 and None not in factors):
+        return None
+    return [rest if factor is None else factor for factor in factors]
+
+
+def build_chain(steps: Sequence[AnyStep], scale: int) -> Chain:
     """Return the steps with the data set's ``scale`` shared out among those that shrink.
 
     Raises:
@@ -42,7 +111,7 @@ def build_chain(steps: Sequence[DegradationStep], scale: int) -> Chain:
 
 
 def degraded_pairs(
-    gt: ImageSource, steps: Sequence[DegradationStep] | None, scale: int, to_tensor: ToTensor
+    gt: ImageSource, steps: Sequence[AnyStep] | None, scale: int, to_tensor: ToTensor
 ) -> ImagePairs:
     """Pair ground truth with what the steps make of it; without steps, with its MATLAB-bicubic reduction.
 

@@ -3,41 +3,95 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from ...config.degradations import Blur, DefocusBlur, MotionBlur
+from ...config import Problem
+from ...config.facts import Facts
+from ...config.values import NonNegativeFloat, interval
+from ...registry import DEGRADATIONS
 from .operation import Bounds, Operation, choose, on_floats, uniform, whole_number
+from .steps import Range, Shape, Sigma, Step, check_weights
+
+KernelSize = Annotated[tuple[int, int], interval(3, 255, step=2)]
 
 _SUBPIXELS = 8
 
 
-def draw_blur(step: Blur, rng: np.random.Generator) -> Operation:
-    """Return blurring by one of basicsr's kernels."""
-    family = choose(rng, list(step.kernel_list), step.kernel_prob)
-    size = whole_number(rng, step.kernel_size, 2)
-    if family == "sinc":
-        from basicsr.data.degradations import circular_lowpass_kernel
+@DEGRADATIONS.register("blur")
+class Blur(Step):
+    """Blur by a random kernel of basicsr's families or a sinc filter."""
 
-        return blurring(circular_lowpass_kernel(float(uniform(rng, step.cutoff)), size))
-    isotropic = family in ("iso", "generalized_iso", "plateau_iso")
-    sigma_x, sigma_y = uniform(rng, step.sigma, 2)
-    angle = math.radians(float(uniform(rng, step.rotation)))
-    shape = {"generalized": step.betag_range, "plateau": step.betap_range}.get(family.split("_")[0])
-    beta = None if shape is None else draw_exponent(rng, shape)
-    return blurring(gaussian_like(family, size, sigma_x, sigma_y, angle, beta, isotropic))
+    kernel_list: list[
+        Literal[
+            "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc"
+        ]
+    ] = Field(default=["iso"], min_length=1, description="One is drawn for each sample.")
+    kernel_prob: list[NonNegativeFloat] | None = Field(
+        default=None, description="Weight of each kernel of the list; default: equal."
+    )
+    kernel_size: KernelSize = Field(default=(21, 21), description="Side in pixels, odd.")
+    sigma: Sigma = Field(default=(0.2, 3.0), description="Standard deviation in pixels, per axis.")
+    rotation: Range = Field(default=(-180.0, 180.0), description="Degrees; anisotropic kernels.")
+    betag_range: Shape = Field(default=(0.5, 4.0), description="Exponent of generalized Gaussians.")
+    betap_range: Shape = Field(default=(1.0, 2.0), description="Exponent of plateau kernels.")
+    cutoff: Annotated[tuple[float, float], interval(0.01, math.pi)] = Field(
+        default=(math.pi / 3, math.pi), description="Cut-off frequency of sinc filters, in radians."
+    )
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        yield from super().relations(facts, key)
+        yield from check_weights(cls, facts, key, "kernel_list", "kernel_prob")
+
+    @override
+    def draw(self, rng: np.random.Generator) -> Operation:
+        """Return blurring by one of basicsr's kernels."""
+        family = choose(rng, list(self.kernel_list), self.kernel_prob)
+        size = whole_number(rng, self.kernel_size, 2)
+        if family == "sinc":
+            from basicsr.data.degradations import circular_lowpass_kernel
+
+            return blurring(circular_lowpass_kernel(float(uniform(rng, self.cutoff)), size))
+        isotropic = family in ("iso", "generalized_iso", "plateau_iso")
+        sigma_x, sigma_y = uniform(rng, self.sigma, 2)
+        angle = math.radians(float(uniform(rng, self.rotation)))
+        shape = {"generalized": self.betag_range, "plateau": self.betap_range}.get(family.split("_")[0])
+        beta = None if shape is None else draw_exponent(rng, shape)
+        return blurring(gaussian_like(family, size, sigma_x, sigma_y, angle, beta, isotropic))
 
 
-def draw_defocus(step: DefocusBlur, rng: np.random.Generator) -> Operation:
-    """Return blurring by a disk."""
-    return blurring(disk(float(uniform(rng, step.radius))))
+@DEGRADATIONS.register("defocus_blur")
+class DefocusBlur(Step):
+    """Blur by a disk, a thin lens out of focus."""
+
+    radius: Annotated[tuple[float, float], interval(0.5, 64)] = Field(description="In pixels.")
+
+    @override
+    def draw(self, rng: np.random.Generator) -> Operation:
+        """Return blurring by a disk."""
+        return blurring(disk(float(uniform(rng, self.radius))))
 
 
-def draw_motion(step: MotionBlur, rng: np.random.Generator) -> Operation:
-    """Return blurring along a path."""
-    length, angle, bend = (float(uniform(rng, bounds)) for bounds in (step.length, step.angle, step.bend))
-    return blurring(path(length, math.radians(angle), math.radians(bend)))
+@DEGRADATIONS.register("motion_blur")
+class MotionBlur(Step):
+    """Blur along a line or an arc."""
+
+    length: Annotated[tuple[float, float], interval(1, 255)] = Field(description="Of the path, in pixels.")
+    angle: Range = Field(default=(0.0, 180.0), description="Degrees, counter-clockwise from rightwards.")
+    bend: Range = Field(default=(0.0, 0.0), description="Degrees by which the path turns; 0: a line.")
+
+    @override
+    def draw(self, rng: np.random.Generator) -> Operation:
+        """Return blurring along a path."""
+        length, angle, bend = (float(uniform(rng, bounds)) for bounds in (self.length, self.angle, self.bend))
+        return blurring(path(length, math.radians(angle), math.radians(bend)))
 
 
 def blurring(kernel: np.ndarray) -> Operation:

@@ -10,13 +10,12 @@ from zlib import crc32
 import numpy as np
 from typing_extensions import override
 
-from ...config.degradations import DegradationStep, ShrinkingStep
 from ..datasets import LowQuality
 from ..sampling import Purpose, sample_rng
 from ..sources import LazyImage
 from ..transforms import Orientation
 from .operation import Operation
-from .steps import draw
+from .steps import AnyStep, ShrinkingStep
 
 UPRIGHT = Orientation()
 
@@ -25,7 +24,7 @@ UPRIGHT = Orientation()
 class Chain:
     """Steps whose shrinking ones all have a scale; applied in order."""
 
-    steps: tuple[DegradationStep, ...]
+    steps: tuple[AnyStep, ...]
 
     @property
     def scale(self) -> int:
@@ -78,7 +77,7 @@ class Chain:
         return pixels
 
     def _draw(self, rng: np.random.Generator) -> list[Operation]:
-        return [draw(step, rng) for step in self.steps]
+        return [step.drawn(rng) for step in self.steps]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import cv2
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from ...config.degradations import Mosaic
+from ...registry import DEGRADATIONS
 from ..transforms import to_unit
 from .operation import Operation
+from .steps import Step
 
 # Bilinear interpolation of a channel that lies on every other row and column, and of one that lies on
 # a checkerboard. Mirroring without repeating the edge keeps the pattern going beyond the border.
@@ -15,18 +20,32 @@ _SPARSE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
 _CHECKERED = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
 
 
-def draw_mosaic(step: Mosaic, rng: np.random.Generator) -> Operation:
-    """Return sampling one colour a pixel; the pattern starts at the first pixel that is wanted.
+@DEGRADATIONS.register("mosaic")
+class Mosaic(Step):
+    """What a colour filter array lets through."""
 
-    So every crop of a training set has the same pattern as a whole image, wherever it was cut.
-    """
+    colour_only: ClassVar[bool] = True
 
-    def sample(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        if image.shape[2] != 3:
-            raise ValueError("a mosaic needs colour images")
-        return mosaic(to_unit(image), step.pattern, corner, interpolate=step.output == "bilinear")
+    pattern: Literal["RGGB", "BGGR", "GRBG", "GBRG"] = Field(
+        default="RGGB", description="Colours of the top-left 2x2 pixels, row by row."
+    )
+    output: Literal["bilinear", "raw"] = Field(
+        default="bilinear", description="Missing values interpolated, or zero."
+    )
 
-    return Operation(sample, margin=1 if step.output == "bilinear" else 0)
+    @override
+    def draw(self, rng: np.random.Generator) -> Operation:
+        """Return sampling one colour a pixel; the pattern starts at the first pixel that is wanted.
+
+        So every crop of a training set has the same pattern as a whole image, wherever it was cut.
+        """
+
+        def sample(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+            if image.shape[2] != 3:
+                raise ValueError("a mosaic needs colour images")
+            return mosaic(to_unit(image), self.pattern, corner, interpolate=self.output == "bilinear")
+
+        return Operation(sample, margin=1 if self.output == "bilinear" else 0)
 
 
 def mosaic(

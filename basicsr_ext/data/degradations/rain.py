@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from ...config.degradations import Rain
+from ...config.values import PositiveInt, interval
+from ...registry import DEGRADATIONS
 from ..transforms import to_unit
 from .blur import path
 from .operation import Bounds, Operation, uniform
+from .steps import NonNegativeRange, Step
 
 _JITTER = math.radians(3)
 """Streaks of different layers differ in direction by this, one standard deviation."""
@@ -51,17 +56,40 @@ class _Layer:
     shape: np.ndarray
 
 
-def draw_rain(step: Rain, rng: np.random.Generator) -> Operation:
-    """Return added streaks, clipped at white; where they fall is drawn for the crop."""
-    kind = _KINDS[step.kind]
-    angle = math.radians(float(uniform(rng, step.angle or kind.angle)))
-    layers = [_draw_layer(step, kind, angle, rng) for _ in range(step.layers or kind.layers)]
+@DEGRADATIONS.register("rain")
+class Rain(Step):
+    """Synthetic rain streaks; keys left out are the kind's."""
 
-    def add(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        light = sum(_streaks(layer, image.shape[:2], rng) for layer in layers)
-        return np.minimum(to_unit(image) + np.asarray(light)[..., None], np.float32(1.0))
+    kind: Literal["light", "heavy"] = "light"
+    density: NonNegativeRange | None = Field(
+        default=None, description="Streaks of a layer per 10,000 pixels."
+    )
+    length: Annotated[tuple[float, float], interval(1, 255)] | None = Field(
+        default=None, description="Of a layer's streaks, in pixels."
+    )
+    width: Annotated[tuple[float, float], interval(0.3, 16)] | None = Field(
+        default=None, description="Standard deviation across a layer's streaks, in pixels."
+    )
+    angle: Annotated[tuple[float, float], interval(-90, 90)] | None = Field(
+        default=None, description="Degrees from vertical, of the whole image."
+    )
+    brightness: NonNegativeRange | None = Field(
+        default=None, description="Peak of the brightest streaks of a layer; 1: white."
+    )
+    layers: PositiveInt | None = Field(default=None, description="Superimposed layers.")
 
-    return Operation(add)
+    @override
+    def draw(self, rng: np.random.Generator) -> Operation:
+        """Return added streaks, clipped at white; where they fall is drawn for the crop."""
+        kind = _KINDS[self.kind]
+        angle = math.radians(float(uniform(rng, self.angle or kind.angle)))
+        layers = [_draw_layer(self, kind, angle, rng) for _ in range(self.layers or kind.layers)]
+
+        def add(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+            light = sum(_streaks(layer, image.shape[:2], rng) for layer in layers)
+            return np.minimum(to_unit(image) + np.asarray(light)[..., None], np.float32(1.0))
+
+        return Operation(add)
 
 
 def _draw_layer(step: Rain, kind: _Kind, angle: float, rng: np.random.Generator) -> _Layer:
