@@ -38,7 +38,7 @@ class Registry:
     """Named classes or functions of one kind.
 
     Args:
-        symbol: the name under which modules import this registry, such as ``NETWORKS``.
+        symbol: the name under which modules import this registry, such as ``NETWORKS``; an attribute, too.
         kind: word for messages ("network").
         package: package whose ``*<suffix>.py`` modules hold ours; ``None``: there are only plug-ins'.
         suffix: ending of those modules' names, BasicSR's convention ("_arch").
@@ -49,7 +49,7 @@ class Registry:
         self, symbol: str, kind: str, package: str | None = None, suffix: str = "", basicsr: str | None = None
     ) -> None:
         self.kind = kind
-        self._symbol, self._package, self._suffix, self._basicsr = symbol, package, suffix, basicsr
+        self.symbol, self._package, self._suffix, self._basicsr = symbol, package, suffix, basicsr
         self._registered: dict[str, Callable[..., Any]] = {}
 
     def register(self, *names: str) -> Callable[[T], T]:
@@ -132,12 +132,12 @@ class Registry:
         path = self._folder / module.rpartition(".")[2]
         files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
         for text in (file.read_text(encoding="utf-8") for file in files):
-            if f"@{self._symbol}.register" not in text:
+            if f"@{self.symbol}.register" not in text:
                 continue
             for item in ast.parse(text).body:
                 if isinstance(item, Definition):
                     for decorator in item.decorator_list:
-                        if ast.unparse(decorator).startswith(f"{self._symbol}.register("):
+                        if ast.unparse(decorator).startswith(f"{self.symbol}.register("):
                             assert isinstance(decorator, ast.Call), "register is called"
                             yield item, [ast.literal_eval(name) for name in decorator.args] or [item.name]
 

@@ -1,6 +1,6 @@
 """Write options/schema.json, by which editors complete and check option files.
 
-Usage: python scripts/generate_schema.py [--check]
+Usage: python scripts/generate_schema.py [--check] [--plugins MODULE … --out FILE]
 """
 
 from __future__ import annotations
@@ -14,38 +14,106 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from basicsr_ext import registry
+from basicsr_ext.config.schema import EVALUATION_SET, TRAINING_SET, Datasets, Options
+from basicsr_ext.config.sections import ByType, OptionMapping
+from basicsr_ext.config.signature import argument_types
+from basicsr_ext.plugins import PluginError, import_plugins
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from basicsr_ext.config.degradations import STEPS  # noqa: E402
-from basicsr_ext.config.schema import BUILTIN_DATASETS, EvalDataset, Options, TrainDataset  # noqa: E402
-from basicsr_ext.config.signature import argument_types  # noqa: E402
-from basicsr_ext.config.structure import model_for  # noqa: E402
-
 SCHEMA_FILE = ROOT / "options" / "schema.json"
 Schema = dict[str, Any]
 
 
-def build_schema(networks: Mapping[str, Callable[..., Any]]) -> Schema:
-    """Return the JSON Schema (draft 7) of option files, with the arguments of our ``networks``."""
-    schema = Options.model_json_schema()
-    definitions = schema["$defs"]
-    for definition in (schema, *definitions.values()):
-        _tidy(definition)
-    definitions["Datasets"] = {
+def build_schema() -> Schema:
+    """Return the JSON Schema (draft 7) of option files: of every kind of training, data set, network, …."""
+    builder = _Builder()
+    default = registry.MODELS.find(Options.model_fields["model_type"].default)
+    names: dict[type[Options], list[str]] = {}
+    for name, kind in registry.MODELS.own().items():
+        names.setdefault(kind.Options, []).append(name)  # pyright: ignore[reportFunctionMemberAccess]
+    usual = names.pop(default.Options)  # pyright: ignore[reportFunctionMemberAccess]
+    others = [name for group in names.values() for name in group]
+    branches = [
+        {"if": _has("model_type", {"enum": group}), "then": builder.define(options)}
+        for options, group in names.items()
+    ]
+    rest = builder.define(default.Options)  # pyright: ignore[reportFunctionMemberAccess]
+    branches.append({"if": {"not": _has("model_type", {"enum": others})}, "then": rest})
+    known = {"model_type": {"anyOf": [{"enum": [*usual, *others]}, {"type": "string"}]}}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Option file",
         "type": "object",
-        "description": "'train' and any number of val, val_N, test, test_N sets.",
-        "properties": {"train": _dataset(TrainDataset)},
-        "patternProperties": {"^(val|test)(_.*)?$": _dataset(EvalDataset)},
-        "additionalProperties": False,
+        "properties": known,
+        "allOf": branches,
+        "$defs": builder.definitions,
     }
-    definitions["DegradationStep"] = _steps()
-    for definition in definitions.values():
-        if "degradation" in definition.get("properties", {}):
-            definition["properties"]["degradation"]["anyOf"][0]["items"] = {"$ref": "#/$defs/DegradationStep"}
-    schema["properties"]["network_g"] = _by_type("Network and its constructor arguments.", networks)
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "title": "Option file"}
+
+
+class _Builder:
+    """Collects the definitions of sections, each one once."""
+
+    def __init__(self) -> None:
+        self.definitions: Schema = {}
+
+    def define(self, section: type[OptionMapping]) -> Schema:
+        """Return a reference to a section's schema."""
+        name = section.__name__
+        if name not in self.definitions:
+            self.definitions[name] = {}
+            schema = section.model_json_schema()
+            inner = schema.pop("$defs", {})
+            for other, definition in {name: schema, **inner}.items():
+                if other == Datasets.__name__:
+                    definition = self._datasets()
+                if not self.definitions.get(other):
+                    self.definitions[other] = definition
+                    _tidy(definition)
+                    self.definitions[other] = self._resolved(definition)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _datasets(self) -> Schema:
+        return {
+            "type": "object",
+            "description": "'train' and any number of val, val_N, test, test_N sets.",
+            "properties": {"train": self._by_type(TRAINING_SET)},
+            "patternProperties": {"^(val|test)(_.*)?$": self._by_type(EVALUATION_SET)},
+            "additionalProperties": False,
+        }
+
+    def _resolved(self, value: Any) -> Any:
+        """Fill in what depends on what is registered."""
+        if isinstance(value, list):
+            return [self._resolved(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        value = {key: self._resolved(item) for key, item in value.items()}
+        if "by_type" in value:
+            symbol, _ = value.pop("by_type")
+            value = {**self._by_type(ByType(getattr(registry, symbol), "")), **value}
+        if "constructed_by" in value:
+            constructors = getattr(registry, value.pop("constructed_by")).own()
+            value = {**_by_constructor(constructors), **value}
+        return value
+
+    def _by_type(self, chosen: ByType) -> Schema:
+        """Return the schema of a mapping whose type decides which keys it has."""
+        names: dict[type[OptionMapping], list[str]] = {}
+        for name, section in chosen.sections().items():
+            names.setdefault(section, []).append(name)
+        known = [name for group in names.values() for name in group]
+        branches = [
+            {"if": _has("type", {"enum": group}), "then": self.define(section)}
+            for section, group in names.items()
+        ]
+        other = chosen.section({"type": "*"})
+        if other is not None:
+            branches.append({"if": {"not": _has("type", {"enum": known})}, "then": self.define(other)})
+            known_type: Schema = {"anyOf": [{"enum": known}, {"type": "string"}]}
+        else:
+            known_type = {"enum": known}
+        return {"type": "object", "required": ["type"], "properties": {"type": known_type}, "allOf": branches}
 
 
 def _tidy(definition: Schema) -> None:
@@ -65,55 +133,23 @@ def _tidy(definition: Schema) -> None:
         value.update({"anyOf": [*branches, {"type": "null"}], **kept})
 
 
-def _dataset(union: Any) -> Schema:
-    """Return the schema of a data set, whose type decides which keys it has."""
-    names_of: dict[str, list[str]] = {}
-    for name in BUILTIN_DATASETS:
-        model = model_for(union, {"type": name})
-        if model is not None:
-            names_of.setdefault(model.__name__, []).append(name)
-    builtin = [name for names in names_of.values() for name in names]
-    foreign = model_for(union, {"type": "a plug-in's"})
-    assert foreign is not None
-    branches = [
-        {"if": _type_is({"enum": names}), "then": {"$ref": f"#/$defs/{model}"}}
-        for model, names in names_of.items()
-    ]
-    other = {"if": {"not": _type_is({"enum": builtin})}, "then": {"$ref": f"#/$defs/{foreign.__name__}"}}
-    return {**_typed("A data set.", builtin), "allOf": [*branches, other]}
-
-
-def _steps() -> Schema:
-    """Return the schema of a degradation step, whose type decides which keys it has."""
-    branches = [
-        {"if": _type_is({"const": name}), "then": {"$ref": f"#/$defs/{model.__name__}"}}
-        for name, model in STEPS.items()
-    ]
-    names = {"properties": {"type": {"enum": list(STEPS)}}}
-    return {**_typed("A step that makes LQ of GT.", []), **names, "allOf": branches}
-
-
-def _by_type(description: str, constructors: Mapping[str, Callable[..., Any]]) -> Schema:
+def _by_constructor(constructors: Mapping[str, Callable[..., Any]]) -> Schema:
     """Return the schema of a type and its arguments: known for ours, free for others."""
     branches = [
-        {"if": _type_is({"const": name}), "then": _arguments(constructor)}
+        {"if": _has("type", {"const": name}), "then": _arguments(constructor)}
         for name, constructor in sorted(constructors.items())
     ]
-    return _typed(description, sorted(constructors)) | ({"allOf": branches} if branches else {})
-
-
-def _typed(description: str, names: list[str]) -> Schema:
-    of_ours = [{"enum": names}] if names else []
+    of_ours = [{"enum": sorted(constructors)}] if constructors else []
     return {
         "type": "object",
-        "description": description,
         "required": ["type"],
         "properties": {"type": {"anyOf": [*of_ours, {"type": "string"}]}},
+        **({"allOf": branches} if branches else {}),
     }
 
 
-def _type_is(condition: Schema) -> Schema:
-    return {"properties": {"type": condition}, "required": ["type"]}
+def _has(key: str, condition: Schema) -> Schema:
+    return {"properties": {key: condition}, "required": [key]}
 
 
 def _arguments(constructor: Callable[..., Any]) -> Schema:
@@ -149,17 +185,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the schema, or with ``--check`` say whether the written one is current (exit code 1: stale)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
-    check = parser.parse_args(arguments).check
-
-    from basicsr_ext.archs import NETWORKS
-
-    text = json.dumps(build_schema(NETWORKS.own()), indent=1, ensure_ascii=False) + "\n"
-    if not check:
-        SCHEMA_FILE.write_text(text, encoding="utf-8")
+    parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="with what these bring")
+    parser.add_argument("--out", type=Path, default=SCHEMA_FILE, metavar="FILE", help=f"default: {SCHEMA_FILE}")
+    parsed = parser.parse_args(arguments)
+    try:
+        import_plugins(parsed.plugins)
+    except PluginError as error:
+        parser.error(f"--plugins {parsed.plugins[error.position]}: {error}")
+    text = json.dumps(build_schema(), indent=1, ensure_ascii=False) + "\n"
+    if not parsed.check:
+        parsed.out.write_text(text, encoding="utf-8")
         return 0
-    if SCHEMA_FILE.is_file() and SCHEMA_FILE.read_text(encoding="utf-8") == text:
+    if parsed.out.is_file() and parsed.out.read_text(encoding="utf-8") == text:
         return 0
-    print(f"{SCHEMA_FILE} is stale; run python scripts/generate_schema.py", file=sys.stderr)
+    print(f"{parsed.out} is stale; run python scripts/generate_schema.py", file=sys.stderr)
     return 1
 
 

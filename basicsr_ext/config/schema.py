@@ -129,8 +129,10 @@ def for_training(section: type[OptionMapping]) -> type[OptionMapping] | None:
 
 _WANTED = "the name of a data set"
 _MISFIT = "a data set to train with, which this is not"
-TrainingSet = Annotated[DatasetOptions, ByType(DATASETS, _WANTED, for_training, _MISFIT)]
-EvaluationSet = Annotated[DatasetOptions, ByType(DATASETS, _WANTED)]
+TRAINING_SET = ByType(DATASETS, _WANTED, for_training, _MISFIT)
+EVALUATION_SET = ByType(DATASETS, _WANTED)
+TrainingSet = Annotated[DatasetOptions, TRAINING_SET]
+EvaluationSet = Annotated[DatasetOptions, EVALUATION_SET]
 
 
 class Datasets(OptionMapping):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ..registry import Registry
@@ -102,6 +102,12 @@ class ByType:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        # Which sections there are is known to who asks for a schema: see scripts/generate_schema.py.
+        return {"by_type": [self.registry.symbol, self.variant is not None]}
+
     def _validate(self, value: Any) -> OptionMapping:
         if isinstance(value, OptionMapping):
             return value
@@ -126,3 +132,8 @@ class ConstructedBy:
     supplied: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     tried: bool = False
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"constructed_by": self.registry.symbol}
