@@ -1,26 +1,26 @@
 """Images into batches: sources, degradations, data sets, the progressive sampler, the loader.
 
-Knows nothing of networks. May import ``config`` and ``registry``.
+Knows nothing of networks. May import ``config``, ``files`` and ``registry``.
 
 A data set type is registered in :data:`DATASETS` as a function ``(option, scale) -> ImagePairs``; the
 two builders below turn its pairs, or a data set of basicsr's or a plug-in's, into what training and
-evaluation read.
+evaluation read. Up to the pairs everything is arrays, and imports no torch; tensors begin in ``datasets``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config.schema import EvalDataset, ForeignDataset, TrainDataset
 from ..registry import Registry
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from .samples import EvalSet, TrainSet
 
 DATASETS = Registry("data set", __name__, "_dataset", "DATASET_REGISTRY")
 
 
-def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> Dataset[dict[str, Any]]:
+def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> TrainSet:
     """Build ``datasets.train``; it is indexed with :class:`~.sampling.SampleRequest`.
 
     Args:
@@ -49,7 +49,7 @@ def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> Dataset[
     )
 
 
-def build_eval_dataset(option: EvalDataset, scale: int) -> Dataset[dict[str, Any]]:
+def build_eval_dataset(option: EvalDataset, scale: int) -> EvalSet:
     """Build one ``datasets.val*`` or ``datasets.test*``; it is indexed with the number of the image.
 
     Raises:

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from ..config.schema import GaussianDenoisingKeys, GaussianDenoisingTrain
 from . import DATASETS
-from .datasets import ImagePairs, LowQuality
-from .paired_dataset import open_ground_truth, to_tensor
+from .paired_dataset import conversion, open_ground_truth
+from .pairs import CropPlace, ImagePairs, LowQuality
 from .sources import GreySource, LazyImage
 from .transforms import to_unit
 
@@ -37,12 +37,12 @@ class NoisyLQ(LowQuality):
     sigma_test: float | None
 
     @override
-    def crop(
-        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
+    def oriented_crop(
+        self, index: int, gt: LazyImage, place: CropPlace, rng: np.random.Generator
     ) -> np.ndarray:
-        clean = to_unit(gt[top : top + size, left : left + size])
+        clean = to_unit(gt[place.window])
         noise = rng.standard_normal(clean.shape, np.float32)
-        return clean + noise * np.float32(self._draw_sigma(rng) / 255.0)
+        return place.orientation.apply(clean + noise * np.float32(self._draw_sigma(rng) / 255.0))
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
@@ -83,7 +83,7 @@ def gaussian_denoising(option: GaussianDenoisingKeys, scale: int) -> ImagePairs:
             f"sigma_range: found {given}, expected {wanted[option.sigma_type]}"
             f" for sigma_type {option.sigma_type!r}"
         )
-    source, convert = open_ground_truth(option, option.dataroot_gt), to_tensor(option)
+    source, convert = open_ground_truth(option, option.dataroot_gt), conversion(option)
     lq = NoisyLQ(option.sigma_type, sigmas, option.sigma_test)
     if option.in_ch == 1 or option.color == "gray":
         return ImagePairs(GreySource(source), lq, source.names, 1, replace(convert, color=None))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..config.schema import DualPixelKeys
 from . import DATASETS
-from .datasets import ImagePairs, StoredLQ
-from .paired_dataset import open_ground_truth, open_low_quality, to_tensor
+from .paired_dataset import conversion, open_ground_truth, open_low_quality
+from .pairs import ImagePairs, StoredLQ
 
 
 @DATASETS.register("Dataset_DefocusDeblur_DualPixel_16bit")
@@ -22,4 +22,4 @@ def dual_pixel(option: DualPixelKeys, scale: int) -> ImagePairs:
         open_low_quality(option, gt, root, key)
         for root, key in ((option.dataroot_lqL, "dataroot_lqL"), (option.dataroot_lqR, "dataroot_lqR"))
     ]
-    return ImagePairs(gt, StoredLQ(views, scale), gt.names, scale, to_tensor(option))
+    return ImagePairs(gt, StoredLQ(views, scale), gt.names, scale, conversion(option))

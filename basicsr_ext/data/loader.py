@@ -5,36 +5,33 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data import default_collate as stack
 
-from .datasets import SampleError
 from .images import run_single_threaded
+from .samples import EvalItem, EvalSet, SampleError, TrainBatch, TrainSample, TrainSet
 from .sampling import SampleRequest
-
-Batch = dict[str, Any]
 
 _TERM_GRACE_SECONDS = 30
 """How long a worker outlives SIGTERM."""
 
 
 def build_train_loader(
-    dataset: Dataset[Batch],
-    sampler: Sampler[list[SampleRequest]],
+    dataset: TrainSet,
+    sampler: Iterable[list[SampleRequest]],
     num_workers: int,
     pin_memory: bool = False,
     prefetch_factor: int = 2,
-) -> DataLoader[Batch]:
+) -> DataLoader[TrainBatch]:
     """Return the loader of a whole run: one pass over it yields every micro-batch of ``sampler``.
 
-    The same worker processes serve all stages. A batch has its samples' tensors stacked, (B, C, H, W),
-    and everything else as lists, the samples' numbers ``k`` among them.
+    The same worker processes serve all stages.
 
     Args:
         dataset: from ``build_train_dataset``.
@@ -61,15 +58,15 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    dataset: Dataset[Batch], rank: int = 0, world_size: int = 1, num_workers: int = 0
-) -> DataLoader[Batch]:
+    dataset: EvalSet, rank: int = 0, world_size: int = 1, num_workers: int = 0
+) -> DataLoader[EvalItem]:
     """Return the loader of this rank's share of the images: over all ranks, each image exactly once.
 
     Images come one at a time, as they may differ in size: tensors are (1, C, H, W); ``index``,
     ``name`` and paths are plain values.
     """
     return DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]
         sampler=range(rank, len(dataset), world_size),  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=collate_eval,
@@ -78,8 +75,8 @@ def build_eval_loader(
     )
 
 
-def collate_train(samples: Sequence[Batch]) -> Batch:
-    """Make a batch of samples; ``k`` stays a list of integers.
+def collate_train(samples: Sequence[TrainSample]) -> TrainBatch:
+    """Make a batch of samples.
 
     Raises:
         SampleError: a sample's tensors differ from the others' in shape.
@@ -93,14 +90,17 @@ def collate_train(samples: Sequence[Batch]) -> Batch:
                     f"sample {sample['k']}, {sample.get('gt_path', 'of unknown path')}:"
                     f" {key} has shape {list(shape)}, others of its batch {list(usual)}"
                 )
-    batch = stack([{key: value for key, value in sample.items() if key != "k"} for sample in samples])
-    return {**batch, "k": [sample["k"] for sample in samples]}
+    others = [{key: value for key, value in sample.items() if key != "k"} for sample in samples]
+    batch: TrainBatch = stack(others)
+    batch["k"] = [sample["k"] for sample in samples]
+    return batch
 
 
-def collate_eval(items: Sequence[Batch]) -> Batch:
+def collate_eval(items: Sequence[EvalItem]) -> EvalItem:
     """Make a batch of one item."""
     (item,) = items
-    return {key: value[None] if isinstance(value, Tensor) else value for key, value in item.items()}
+    batch = {key: value[None] if isinstance(value, Tensor) else value for key, value in item.items()}
+    return cast(EvalItem, batch)
 
 
 class DevicePrefetcher:
@@ -116,11 +116,11 @@ class DevicePrefetcher:
         wait_seconds: time spent waiting for the loader so far.
     """
 
-    def __init__(self, loader: Iterable[Batch], device: torch.device | str) -> None:
+    def __init__(self, loader: Iterable[Mapping[str, Any]], device: torch.device | str) -> None:
         self.loader, self.device = loader, torch.device(device)
         self.wait_seconds = 0.0
 
-    def __iter__(self) -> Generator[Batch, None, None]:
+    def __iter__(self) -> Generator[dict[str, Any], None, None]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         batches = iter(self.loader)
         try:
@@ -136,7 +136,7 @@ class DevicePrefetcher:
             if close is not None:
                 close()
 
-    def _move(self, batch: Batch, stream: torch.cuda.Stream | None) -> Batch:
+    def _move(self, batch: Mapping[str, Any], stream: torch.cuda.Stream | None) -> dict[str, Any]:
         if stream is None:
             return {key: self._to_device(value) for key, value in batch.items()}
         with torch.cuda.stream(stream):
@@ -153,15 +153,15 @@ class DevicePrefetcher:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
-class _Watched(Dataset[Batch | SampleError]):
+class _Watched(Dataset[TrainSample | SampleError]):
     """A data set that notes in shared memory what each worker is making, for when one dies."""
 
-    def __init__(self, dataset: Dataset[Batch], num_workers: int) -> None:
+    def __init__(self, dataset: TrainSet, num_workers: int) -> None:
         self.dataset = dataset
         # Per worker: process, sample, image.
         self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
 
-    def __getitem__(self, request: SampleRequest) -> Batch | SampleError:
+    def __getitem__(self, request: SampleRequest) -> TrainSample | SampleError:
         worker = get_worker_info()
         if worker is not None:
             self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
@@ -184,7 +184,7 @@ class _Watched(Dataset[Batch | SampleError]):
 
 
 class _TrainLoader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[TrainBatch]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
         batches = super().__iter__()
         try:
@@ -207,18 +207,17 @@ class _TrainLoader(DataLoader[Any]):
             self._iterator = None
 
 
-def _collate_or_fail(samples: Sequence[Batch | SampleError]) -> Batch | SampleError:
-    """Make a batch, or hand on the first sample's error."""
+def _collate_or_fail(samples: Sequence[TrainSample | SampleError]) -> TrainBatch | SampleError:
+    """Make a batch, or hand on the first error."""
+    made: list[TrainSample] = []
+    for sample in samples:
+        if isinstance(sample, SampleError):
+            return sample
+        made.append(sample)
     try:
-        return collate_train([_sound(sample) for sample in samples])
+        return collate_train(made)
     except SampleError as error:
         return error
-
-
-def _sound(sample: Batch | SampleError) -> Batch:
-    if isinstance(sample, SampleError):
-        raise sample
-    return sample
 
 
 def _start_worker(worker: int) -> None:

@@ -7,11 +7,11 @@ from ..config.schema import PairedKeys
 from . import DATASETS
 from .cache import cached
 from .databases import LmdbSource
-from .datasets import ImagePairs, StoredLQ
 from .degradations import degraded_pairs
 from .opening import match, open_source, select
+from .pairs import ImagePairs, StoredLQ
 from .sources import StoredSource
-from .transforms import ToTensor
+from .transforms import Conversion
 
 
 def open_ground_truth(option: ImageSourceKeys, root: str, key: str = "dataroot_gt") -> StoredSource:
@@ -40,9 +40,9 @@ def open_low_quality(option: ImageSourceKeys, gt: StoredSource, root: str, key: 
     )
 
 
-def to_tensor(option: ImageSourceKeys) -> ToTensor:
+def conversion(option: ImageSourceKeys) -> Conversion:
     """Return the conversion that the option's colour and normalisation keys describe."""
-    return ToTensor(option.color, option.mean, option.std)
+    return Conversion(option.color, option.mean, option.std)
 
 
 @DATASETS.register("PairedImageDataset", "Dataset_PairedImage")
@@ -54,8 +54,8 @@ def paired_images(option: PairedKeys, scale: int) -> ImagePairs:
     """
     gt = open_ground_truth(option, option.dataroot_gt)
     if option.dataroot_lq is None:
-        return degraded_pairs(gt, option.degradation, scale, to_tensor(option))
+        return degraded_pairs(gt, option.degradation, scale, conversion(option))
     if option.degradation:
         raise ValueError("degradation: low quality is either made or read from dataroot_lq, not both")
     lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
-    return ImagePairs(gt, lq, gt.names, scale, to_tensor(option))
+    return ImagePairs(gt, lq, gt.names, scale, conversion(option))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from ..config.schema import SampleKeys
 from . import DATASETS
-from .datasets import ImagePairs
 from .degradations import degraded_pairs
-from .paired_dataset import to_tensor
+from .paired_dataset import conversion
+from .pairs import ImagePairs
 from .sources import FileSource, RememberedSource
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -51,4 +51,4 @@ def sample_images(option: SampleKeys, scale: int) -> ImagePairs:
     absent = [file for file in files.files if not Path(files.folder, file).is_file()]
     if absent:
         raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-    return degraded_pairs(RememberedSource(files), option.degradation, scale, to_tensor(option))
+    return degraded_pairs(RememberedSource(files), option.degradation, scale, conversion(option))

@@ -7,13 +7,14 @@ processes, ranks and prefetching, nor on where a run was interrupted.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
-from torch.utils.data import Sampler
 
 _WORD = 2**64
 
@@ -38,6 +39,25 @@ def sample_rng(seed: int, k: int, purpose: int = Purpose.SAMPLE) -> np.random.Ge
     key = np.array([seed % _WORD, k], np.uint64)
     counter = np.array([0, 0, 0, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+@contextmanager
+def global_generators(rng: np.random.Generator) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators from ``rng``; restore them on leaving."""
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = rng.integers(2**32, size=3)
+    random.seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    # torch.manual_seed would reach for GPUs, which loader processes must not touch.
+    torch.default_generator.manual_seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class SampleRequest:
     k: int
 
 
-class ProgressiveBatchSampler(Sampler[list[SampleRequest]]):
+class ProgressiveBatchSampler:
     """Yields one rank's micro-batches, from iteration ``start_iter + 1`` to the end of the last stage.
 
     Iterations count from 1. Within an iteration, samples are numbered micro-batch by micro-batch, rank

@@ -24,7 +24,7 @@ from ..config import OptionError, Options, Problem, check_arguments, resolved_st
 from ..config.errors import nearest
 from ..config.schema import Spec
 from ..data import build_eval_dataset, build_train_dataset
-from ..data.datasets import check_sizes
+from ..data.inspection import check_sizes
 from ..data.replacing import Replacing
 from ..data.sampling import Stage
 from ..losses import LOSSES

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..archs.padding import requirement_of
 from ..config.schema import Spec, Val
 from ..data.images import write_image
 from ..data.loader import build_eval_loader
 from ..data.resize import upscale
+from ..data.samples import EvalSet
 from ..inference import comparison, restore_tensor
 from ..metrics import METRICS
 from .distributed import World
@@ -71,7 +72,7 @@ class Validator:
     """
 
     def __init__(
-        self, val: Val, datasets: Mapping[str, Dataset[Any]], scale: int, world: World, picture_folder: Path
+        self, val: Val, datasets: Mapping[str, EvalSet], scale: int, world: World, picture_folder: Path
     ) -> None:
         self.metrics = {name: Metric.build(spec) for name, spec in val.metrics.items()}
         self._val = val

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...config.degradations import DegradationStep, MatlabBicubic, ShrinkingStep, complete_scales
-from ..datasets import BicubicLQ, ImagePairs
+from ..pairs import BicubicLQ, ImagePairs
 from ..sources import GreySource, ImageSource
-from ..transforms import ToTensor
+from ..transforms import Conversion
 from .chain import Chain, DegradedLQ
 
 
@@ -42,7 +42,7 @@ def build_chain(steps: Sequence[DegradationStep], scale: int) -> Chain:
 
 
 def degraded_pairs(
-    gt: ImageSource, steps: Sequence[DegradationStep] | None, scale: int, to_tensor: ToTensor
+    gt: ImageSource, steps: Sequence[DegradationStep] | None, scale: int, convert: Conversion
 ) -> ImagePairs:
     """Pair ground truth with what the steps make of it; without steps, with its MATLAB-bicubic reduction.
 
@@ -53,8 +53,8 @@ def degraded_pairs(
     """
     chain = build_chain(steps or [MatlabBicubic(type="matlab_bicubic")], scale)
     if len(chain.steps) == 1 and isinstance(chain.steps[0], MatlabBicubic):
-        return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, to_tensor)
+        return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, convert)
     lq = DegradedLQ(chain, gt.names)
-    if to_tensor.color == "gray":
-        return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(to_tensor, color=None))
-    return ImagePairs(gt, lq, gt.names, scale, to_tensor)
+    if convert.color == "gray":
+        return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(convert, color=None))
+    return ImagePairs(gt, lq, gt.names, scale, convert)

@@ -10,18 +10,18 @@ import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from ...config.degradations import RealESRGAN
-from ..adapter import global_generators
+from ..sampling import global_generators
 from ..transforms import to_unit
 from .operation import Operation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _REACH = 10
 """Half of the largest kernel: what basicsr mirrors at the border, so images must be larger."""
@@ -64,6 +64,8 @@ def draw_real_esrgan(step: RealESRGAN, rng: np.random.Generator) -> Operation:
     Random resizes make it depend on where a window begins and ends: a crop is made from itself and a
     margin, as basicsr makes it from 400 x 400 pixels, and equals no crop of the whole image's result.
     """
+    import torch
+
     scale = step.scale or 1
 
     def degrade(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -88,6 +90,7 @@ def second_order(image: np.ndarray, step: RealESRGAN, scale: int) -> np.ndarray:
         (H / scale, W / scale, 3), float32, multiples of 1/255.
     """
     from basicsr.utils.img_process_util import usm_sharp
+    from torch.nn import functional as F
 
     first, second = rounds(step)
     kernels = [_draw_kernel(first), _draw_kernel(second)]
@@ -112,7 +115,7 @@ def second_order(image: np.ndarray, step: RealESRGAN, scale: int) -> np.ndarray:
     else:
         out = _compressed(out, second)
         out = _filtered(F.interpolate(out, size=(height, width), mode=random.choice(_MODES)), last_kernel)
-    rounded = torch.clamp((out * 255.0).round(), 0, 255) / 255.0
+    rounded = (out * 255.0).round().clamp(0, 255) / 255.0
     return rounded[0].numpy().transpose(1, 2, 0)
 
 
@@ -123,6 +126,8 @@ def _filtered(image: Tensor, kernel: np.ndarray) -> Tensor:
 
 
 def _as_tensor(image: np.ndarray) -> Tensor:
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))[None]
 
 
@@ -180,7 +185,7 @@ def _noisy(image: Tensor, part: Round) -> Tensor:
 
 def _compressed(image: Tensor, part: Round) -> Tensor:
     quality = image.new_zeros(1).uniform_(*part.jpeg_range)
-    return _jpeger()(torch.clamp(image, 0, 1), quality=quality)
+    return _jpeger()(image.clamp(0, 1), quality=quality)
 
 
 @lru_cache

@@ -1,6 +1,6 @@
-"""Looking through whole data sets for what a run would stumble over: every image is decoded.
+"""Looking through whole data sets for images that would fail in a run.
 
-A run itself checks headers only (:func:`~.datasets.check_sizes`); this reads everything, once, ahead of time.
+A run itself has :func:`check_sizes`, which reads headers. The rest decodes every image, once, ahead of time.
 """
 
 from __future__ import annotations
@@ -9,17 +9,85 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from ..config.errors import Problem
 from ..config.schema import EvalDataset, ForeignDataset, GaussianDenoisingKeys, SampleKeys, TrainDataset
 from . import DATASETS, build_eval_dataset, build_train_dataset
+from .datasets import EvalPairs, TrainPairs
 from .images import ImageError, run_single_threaded
 from .opening import open_source, partner_names, select
+from .pairs import in_pixels
+from .samples import EvalSet, TrainSet
 from .sampling import SampleRequest
-from .sources import FileSource, ImageSource, StoredSource
+from .sources import FileSource, ImageSource, StoredSource, first_few
 
 Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small"]
 """Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch."""
+
+
+def check_sizes(
+    dataset: TrainSet | EvalSet, largest_gt_size: int = 1, key: str = "datasets.train"
+) -> list[Problem]:
+    """Find images that would fail in a run, from their headers alone.
+
+    Unreadable ones; ones smaller than the largest patch or than one low-quality pixel; and
+    low-quality images whose size does not fit the ground truth's: for training it must be that divided
+    by the scale, for evaluation ground truth may exceed it. A data set that is not ours cannot be
+    looked into.
+
+    Args:
+        dataset: from ``build_train_dataset`` or ``build_eval_dataset``.
+        largest_gt_size: side of the largest stage's crop, in ground-truth pixels.
+        key: of the data set in the option file.
+    """
+    if not isinstance(dataset, TrainPairs | EvalPairs):
+        return []
+    pairs, scale, training = dataset.pairs, dataset.pairs.scale, isinstance(dataset, TrainPairs)
+    broken, small, odd = [], [], []
+    for index in range(len(dataset)):
+        try:
+            stored = pairs.lq.sizes(index)
+            if pairs.gt is None:
+                continue
+            path, (height, width) = pairs.gt.path(index), pairs.gt.size(index)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        rows, columns = height // scale, width // scale
+        if min(rows, columns) * scale < largest_gt_size:
+            small.append(f"{Path(path).name} ({height}x{width})")
+        for lq_path, *size in stored:
+            fits = tuple(size) == (rows, columns) or not (training or size[0] > rows or size[1] > columns)
+            if not fits:
+                odd.append(
+                    f"{Path(lq_path).name} ({in_pixels(*size)}, ground truth {in_pixels(height, width)})"
+                )
+    side = max(largest_gt_size, scale)
+    least = in_pixels(side, side)
+    findings = (
+        (broken, "that cannot be read", "complete image files", "replace or remove them"),
+        (
+            small,
+            "smaller than the largest patch" if training else "smaller than the scale",
+            f"at least {least}",
+            "use smaller patches or remove these images" if training else "remove these images",
+        ),
+        (
+            odd,
+            "whose low-quality side has another size",
+            f"the ground truth's size divided by scale {scale}",
+            "check scale and dataroot_lq",
+        ),
+    )
+    return [
+        Problem(
+            key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {first_few(images)}", expected, fix
+        )
+        for images, what, expected, fix in findings
+        if images
+    ]
 
 
 @dataclass(frozen=True)
@@ -32,7 +100,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CheckedSet:
+class InspectedSet:
     """A data set as it is looked through.
 
     Args:
@@ -59,7 +127,7 @@ class CheckedSet:
         key, index = self.groups[number][0]
         return self.sources[key].path(index)
 
-    def examine(self, number: int) -> list[Finding]:
+    def inspect(self, number: int) -> list[Finding]:
         """Decode a group's images and compare them."""
         findings: list[Finding] = []
         shapes: list[tuple[int, int] | None] = []
@@ -77,14 +145,13 @@ class CheckedSet:
         findings = []
         rows, columns = first[0] // self.scale, first[1] // self.scale
         if min(rows, columns) * self.scale < self.smallest:
-            findings.append(Finding("small", path, f"{_pixels(first)}, less than {self.smallest}"))
+            findings.append(Finding("small", path, f"{in_pixels(*first)}, less than {self.smallest}"))
         for (key, index), shape in zip(self.groups[number][1:], shapes[1:], strict=True):
             if shape is None or shape == (rows, columns):
                 continue
             if self.exact or shape[0] > rows or shape[1] > columns:
-                message = (
-                    f"{_pixels(shape)}, expected {_pixels((rows, columns))}: {path} divided by {self.scale}"
-                )
+                expected = f"{in_pixels(rows, columns)}: {path} divided by {self.scale}"
+                message = f"{in_pixels(*shape)}, expected {expected}"
                 findings.append(Finding("size", self.sources[key].path(index), message))
         return findings
 
@@ -119,7 +186,7 @@ class ForeignSet:
         """Return what messages call an item."""
         return f"image {number}"
 
-    def examine(self, number: int) -> list[Finding]:
+    def inspect(self, number: int) -> list[Finding]:
         """Make one item."""
         try:
             self.dataset[number if self.gt_size is None else SampleRequest(number, self.gt_size, number)]
@@ -130,14 +197,14 @@ class ForeignSet:
 
 def open_set(
     option: TrainDataset | EvalDataset, scale: int, gt_size: int | None = None, colours: int | None = None
-) -> tuple[CheckedSet | ForeignSet, list[Finding]]:
+) -> tuple[InspectedSet | ForeignSet, list[Finding]]:
     """Open all folders of a data set and pair their images.
 
     Args:
         option: the section of the option file.
         scale: of the option file; the section's own takes precedence.
         gt_size: side of the largest crop, for a training set; ``None`` for evaluation.
-        colours: see :class:`CheckedSet`.
+        colours: see :class:`InspectedSet`.
 
     Returns:
         What can be looked through, and what is wrong with folders, lists and pairs.
@@ -158,8 +225,8 @@ def open_set(
         listed = bool(option.meta_info_file or option.meta_info)
         groups, unpaired = pair(sources, {"dataroot_lq": option.filename_tmpl}, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything
-        return CheckedSet({}, ()), [Finding("folder", option.type, str(error))]
-    rules = CheckedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
+        return InspectedSet({}, ()), [Finding("folder", option.type, str(error))]
+    rules = InspectedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
     return rules, findings + unpaired
 
 
@@ -191,32 +258,32 @@ def pair(
     return groups, findings
 
 
-def examine_all(checked: CheckedSet | ForeignSet, workers: int) -> Iterator[list[Finding]]:
-    """Yield what is wrong with each group of images, in order, examined by ``workers`` processes."""
-    if workers <= 1 or len(checked) < 2:
-        yield from map(checked.examine, range(len(checked)))
+def inspect_all(opened: InspectedSet | ForeignSet, workers: int) -> Iterator[list[Finding]]:
+    """Yield what is wrong with each group of images, in order, inspectd by ``workers`` processes."""
+    if workers <= 1 or len(opened) < 2:
+        yield from map(opened.inspect, range(len(opened)))
         return
     done = 0
     try:
-        with ProcessPoolExecutor(workers, initializer=_start, initargs=(checked,)) as pool:
-            for findings in pool.map(_examine, range(len(checked)), chunksize=4):
+        with ProcessPoolExecutor(workers, initializer=_start, initargs=(opened,)) as pool:
+            for findings in pool.map(_inspect, range(len(opened)), chunksize=4):
                 yield findings
                 done += 1
     except BrokenProcessPool:
-        yield [Finding("unreadable", checked.path(done), "a decoder crashed on this image or one after it")]
+        yield [Finding("unreadable", opened.path(done), "a decoder crashed on this image or one after it")]
 
 
-_checked: CheckedSet | ForeignSet
+_inspected: InspectedSet | ForeignSet
 
 
-def _start(checked: CheckedSet | ForeignSet) -> None:
-    global _checked
-    _checked = checked
+def _start(opened: InspectedSet | ForeignSet) -> None:
+    global _inspected
+    _inspected = opened
     run_single_threaded()
 
 
-def _examine(number: int) -> list[Finding]:
-    return _checked.examine(number)
+def _inspect(number: int) -> list[Finding]:
+    return _inspected.inspect(number)
 
 
 def _open_sources(option: Any) -> tuple[dict[str, StoredSource], list[Finding]]:
@@ -257,7 +324,7 @@ def _decode(source: ImageSource, index: int) -> tuple[tuple[int, int] | None, li
         return None, [Finding("unreadable", path, message)]
     if (height, width) != tuple(listed):
         return (height, width), [
-            Finding("size", path, f"{_pixels((height, width))}, but listed with {_pixels(listed)}")
+            Finding("size", path, f"{in_pixels(height, width)}, but listed with {in_pixels(*listed)}")
         ]
     return (height, width), []
 
@@ -272,7 +339,3 @@ def _colours(path: str) -> int | None:
             return 3 if header.mode == "P" else len(bands)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-
-
-def _pixels(shape: Sequence[int]) -> str:
-    return f"{shape[0]}x{shape[1]} pixels"
