@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from basicsr_ext.config import OptionError, load_options, resolved_stages
 from basicsr_ext.config.schema import PairedTrain
-from basicsr_ext.data.checking import CheckedSet, Finding, ForeignSet, examine_all, open_set
+from basicsr_ext.data.inspection import Finding, ForeignSet, InspectedSet, inspect_all, open_set
 from basicsr_ext.files import write_atomically
 
-Opened = tuple[CheckedSet | ForeignSet, list[Finding]]
+Opened = tuple[InspectedSet | ForeignSet, list[Finding]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,10 +78,10 @@ def _from_folders(given: argparse.Namespace) -> dict[str, Opened]:
 
 
 def _look_through(
-    name: str, checked: CheckedSet | ForeignSet, findings: list[Finding], workers: int
+    name: str, checked: InspectedSet | ForeignSet, findings: list[Finding], workers: int
 ) -> list[Finding]:
     progress = track(
-        examine_all(checked, workers), description=name, total=len(checked), disable=not sys.stdout.isatty()
+        inspect_all(checked, workers), description=name, total=len(checked), disable=not sys.stdout.isatty()
     )
     return findings + [finding for found in progress for finding in found]
 

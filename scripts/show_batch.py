@@ -83,7 +83,8 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
         CommandError: nothing to train on, or a sample that cannot be made.
     """
     from basicsr_ext.data import build_train_dataset
-    from basicsr_ext.data.datasets import SampleError, check_sizes
+    from basicsr_ext.data.inspection import check_sizes
+    from basicsr_ext.data.samples import SampleError
     from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
 
     section, train = options.datasets.train, options.train
@@ -102,7 +103,7 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
     for number, stage in enumerate(planned, 1):
         batches = ProgressiveBatchSampler(
             planned,
-            len(dataset),  # type: ignore[arg-type]
+            len(dataset),
             options.manual_seed,
             grad_accum=train.grad_accum,
             shuffle=section.use_shuffle,
@@ -140,15 +141,15 @@ def _sample(dataset: Any, request: Any, section: Any) -> Sample:
     detail = f"sample {request.k}"
     source = None
     if isinstance(dataset, TrainPairs) and dataset.pairs.gt is not None:
-        top, left, way = dataset.place(request)
-        detail += f", at row {top}, column {left}"
+        place = dataset.place(request)
+        detail += f", at row {place.top}, column {place.left}"
         for turned, word in (
-            (way.hflip, "mirrored"),
-            (way.vflip, "upside down"),
-            (way.transpose, "transposed"),
+            (place.orientation.hflip, "mirrored"),
+            (place.orientation.vflip, "upside down"),
+            (place.orientation.transpose, "transposed"),
         ):
             detail += f", {word}" if turned else ""
-        source = _framed(dataset.pairs.gt.read(request.index), top, left, request.gt_size)
+        source = _framed(dataset.pairs.gt.read(request.index), place.top, place.left, place.size)
     return Sample(source, lq, gt, Path(path).name, detail)
 
 

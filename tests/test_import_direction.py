@@ -1,10 +1,12 @@
 """Imports point one way: config <- archs, data, losses, metrics <- models <- engine <- commands."""
 
 import ast
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers import run_command
 
 import basicsr_ext
 
@@ -31,6 +33,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 def part_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def names_imported_by(path: Path, text: str) -> set[str]:
@@ -62,10 +68,7 @@ def cycle(texts: dict[Path, str]) -> list[str]:
     Args:
         texts: content of modules by their files. Imports in functions and for type checkers count.
     """
-    modules = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in texts
-    }
+    modules = {module_name(path): path for path in texts}
     graph = {}
     for module, path in modules.items():
         # A name is a module, or lies in one.
@@ -98,6 +101,26 @@ def test_a_cycle_is_found_wherever_its_imports_stand(back):
     found = cycle(texts)
     assert found[0] == found[-1]
     assert set(found) == {"basicsr_ext.data.images", "basicsr_ext.data.sources"}
+
+
+NEED_TORCH = {"datasets", "inspection", "loader", "mixing"}
+"""Modules of ``data`` that are about tensors; all others are about arrays."""
+IMPORT_EACH = """
+import sys
+from importlib import import_module
+for name in sys.argv[1:]:
+    import_module(name)
+    if "torch" in sys.modules:
+        sys.exit(f"{name} imports torch")
+"""
+
+
+def test_images_and_degradations_can_be_imported_without_torch():
+    paths = [path for path in (PACKAGE / "data").rglob("*.py") if path.stem not in NEED_TORCH]
+    names = [module_name(path) for path in (PACKAGE / "files.py", *sorted(paths))]
+    assert len(names) > 25
+    done = run_command(sys.executable, "-c", IMPORT_EACH, *names)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 LONG_WITH_REASON = {"grl_arch.py"}  # one published network is one file, and this one is large

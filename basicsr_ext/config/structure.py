@@ -16,7 +16,7 @@ from .errors import Problem
 from .facts import Facts
 from .paths import Existing
 from .schema import Datasets, EvaluationSet, LoaderKeys, Options
-from .sections import ByType, ConstructedBy, OptionMapping
+from .sections import ByType, ConstructedBy, OptionMapping, metadata_of
 from .signature import check_arguments, written_constructor
 from .values import describe, show
 from .yaml_text import read_yaml
@@ -88,7 +88,7 @@ def check_relations(
         model = model_for(annotation, value) if isinstance(value, dict) else None
         if model is not None:
             yield from model.relations(facts, path)
-        for item in _metadata(annotation):
+        for item in metadata_of(annotation):
             if isinstance(item, Existing) and isinstance(value, str) and facts.sound(path):
                 yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
             if isinstance(item, ConstructedBy) and isinstance(value, dict):
@@ -107,7 +107,7 @@ def _check_written(constructed: ConstructedBy, value: dict[str, Any], path: str)
 def constructed_parts(options: Options) -> Iterator[tuple[str, dict[str, Any], ConstructedBy]]:
     """Yield what constructors will build: dotted key, the mapping there, and whose constructor it is."""
     for path, value, annotation in _walk(options.model_dump(exclude_unset=True), type(options), ""):
-        for item in _metadata(annotation):
+        for item in metadata_of(annotation):
             if isinstance(item, ConstructedBy) and isinstance(value, dict):
                 yield path, value, item
 
@@ -119,16 +119,6 @@ def unknown_types(mapping: dict[str, Any], root: type[Options]) -> bool:
         if chosen is not None and isinstance(value, dict) and value.get("type") not in chosen.registry.names():
             return True
     return False
-
-
-def _metadata(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) is Annotated:
-        inner, *metadata = get_args(annotation)
-        yield from metadata
-        yield from _metadata(inner)
-    elif get_origin(annotation) in (Union, UnionType):
-        for member in get_args(annotation):
-            yield from _metadata(member)
 
 
 def _in_phase(path: str, phases: Collection[str]) -> bool:

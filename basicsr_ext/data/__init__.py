@@ -1,25 +1,24 @@
 """Images into batches: sources, degradations, data sets, the progressive sampler, the loader.
 
-Knows nothing of networks. May import ``config`` and ``registry``.
+Knows nothing of networks. May import ``config``, ``files`` and ``registry``.
 
-A data set type is registered in :data:`DATASETS` as a function ``(option, scale) -> ImagePairs``; the
-two builders below turn its pairs, or a data set of basicsr's or a plug-in's, into what training and
-evaluation read.
+A data set type is a file ``*_dataset.py`` with a section that builds it (:mod:`.sections`); a step that makes
+low quality is a section in ``degradations/``. Up to the pairs of images everything is arrays and imports no
+torch, so that option files can be checked without it; tensors begin in :mod:`.datasets`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..config.schema import EvalDataset, ForeignDataset, TrainDataset
+from ..config import DatasetOptions
 from ..registry import DATASETS as DATASETS
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from .samples import EvalSet, TrainSet
 
 
-
-def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> Dataset[dict[str, Any]]:
+def build_train_dataset(option: DatasetOptions, scale: int, seed: int) -> TrainSet:
     """Build ``datasets.train``; it is indexed with :class:`~.sampling.SampleRequest`.
 
     Args:
@@ -31,36 +30,20 @@ def build_train_dataset(option: TrainDataset, scale: int, seed: int) -> Dataset[
         ValueError: a folder, file or pair is missing, or options contradict each other.
         UnknownTypeError: nobody knows the type.
     """
-    from .datasets import TrainPairs
+    from .sections import DatasetSection
 
-    scale = option.scale or scale
-    build = DATASETS.find(option.type)
-    if isinstance(option, ForeignDataset):
-        from .adapter import IterationPure, foreign_options
-
-        return IterationPure(build(foreign_options(option, scale, "train")), seed)
-    both = option.geometric_augs
-    return TrainPairs(
-        build(option, scale),
-        seed,
-        hflip=option.use_hflip if both is None else both,
-        rotate=option.use_rot if both is None else both,
-    )
+    assert isinstance(option, DatasetSection), "registered sections are"
+    return option.train_set(option.scale or scale, seed)
 
 
-def build_eval_dataset(option: EvalDataset, scale: int) -> Dataset[dict[str, Any]]:
+def build_eval_dataset(option: DatasetOptions, scale: int) -> EvalSet:
     """Build one ``datasets.val*`` or ``datasets.test*``; it is indexed with the number of the image.
 
     Raises:
         ValueError: a folder, file or pair is missing, or options contradict each other.
         UnknownTypeError: nobody knows the type.
     """
-    from .datasets import EvalPairs
+    from .sections import DatasetSection
 
-    scale = option.scale or scale
-    build = DATASETS.find(option.type)
-    if isinstance(option, ForeignDataset):
-        from .adapter import ForeignEval, foreign_options
-
-        return ForeignEval(build(foreign_options(option, scale, "val")))
-    return EvalPairs(build(option, scale))
+    assert isinstance(option, DatasetSection), "registered sections are"
+    return option.eval_set(option.scale or scale)

@@ -8,31 +8,24 @@ Generators that a data set keeps for itself are beyond reach.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import Dataset
-
-from ..config.schema import ForeignDataset
-from .datasets import SampleError
-from .sampling import Purpose, SampleRequest, sample_rng
+from .samples import EvalItem, SampleError, TrainSample
+from .sampling import Purpose, SampleRequest, global_generators, sample_rng
 
 
-def foreign_options(option: ForeignDataset, scale: int, phase: str) -> dict[str, Any]:
+def foreign_options(keys: Mapping[str, Any], scale: int, phase: str) -> dict[str, Any]:
     """Return the ``opt`` mapping of a BasicSR data set, with the keys that BasicSR itself adds."""
-    opt = deepcopy(option.kwargs)
+    opt = deepcopy(dict(keys))
     opt.update(phase=phase, scale=scale)
     opt.setdefault("io_backend", {"type": "disk"})
     return opt
 
 
-class IterationPure(Dataset[dict[str, Any]]):
+class IterationPure:
     """A foreign training data set, indexed with :class:`SampleRequest`.
 
     The patch size goes to ``opt["gt_size"]`` and, where there is one, to the attribute ``gt_size``.
@@ -45,7 +38,7 @@ class IterationPure(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, request: SampleRequest) -> dict[str, Any]:
+    def __getitem__(self, request: SampleRequest) -> TrainSample:
         opt = getattr(self.dataset, "opt", None)
         if isinstance(opt, dict):
             opt["gt_size"] = request.gt_size
@@ -53,7 +46,8 @@ class IterationPure(Dataset[dict[str, Any]]):
             self.dataset.gt_size = request.gt_size
         try:
             with global_generators(sample_rng(self.seed, request.k, Purpose.FOREIGN)):
-                return {**self.dataset[request.index], "k": request.k}
+                sample: TrainSample = self.dataset[request.index]
+                return {**sample, "k": request.k}
         except Exception as error:
             name = type(self.dataset).__name__
             raise SampleError(
@@ -61,7 +55,7 @@ class IterationPure(Dataset[dict[str, Any]]):
             ) from error
 
 
-class ForeignEval(Dataset[dict[str, Any]]):
+class ForeignEval:
     """A foreign evaluation data set; an item is the same however often and wherever it is read."""
 
     def __init__(self, dataset: Any) -> None:
@@ -70,29 +64,12 @@ class ForeignEval(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> EvalItem:
         try:
             with global_generators(sample_rng(0, index, Purpose.FOREIGN)):
-                item = self.dataset[index]
+                item: EvalItem = self.dataset[index]
         except Exception as error:
             name = type(self.dataset).__name__
             raise SampleError(f"image {index} of {name}: {type(error).__name__}: {error}") from error
         name = Path(str(item.get("lq_path", f"{index:06d}"))).stem
         return {"name": name, **item, "index": index}
-
-
-@contextmanager
-def global_generators(rng: np.random.Generator) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU generators from ``rng``; restore them on leaving."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seeds = rng.integers(2**32, size=3)
-    random.seed(int(seeds[0]))
-    np.random.seed(int(seeds[1]))
-    # torch.manual_seed would reach for GPUs, which loader processes must not touch.
-    torch.default_generator.manual_seed(int(seeds[2]))
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

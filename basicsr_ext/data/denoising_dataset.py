@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 from typing_extensions import override
 
-from ..config.schema import GaussianDenoisingKeys, GaussianDenoisingTrain
+from ..config.paths import ImageRoot
+from ..config.values import NonNegativeFloat
 from . import DATASETS
-from .datasets import ImagePairs, LowQuality
-from .paired_dataset import open_ground_truth, to_tensor
+from .pairs import CropPlace, ImagePairs, LowQuality
+from .sections import ImageSection, PatchKeys
 from .sources import GreySource, LazyImage
 from .transforms import to_unit
 
@@ -37,12 +39,12 @@ class NoisyLQ(LowQuality):
     sigma_test: float | None
 
     @override
-    def crop(
-        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
+    def oriented_crop(
+        self, index: int, gt: LazyImage, place: CropPlace, rng: np.random.Generator
     ) -> np.ndarray:
-        clean = to_unit(gt[top : top + size, left : left + size])
+        clean = to_unit(gt[place.window])
         noise = rng.standard_normal(clean.shape, np.float32)
-        return clean + noise * np.float32(self._draw_sigma(rng) / 255.0)
+        return place.orientation.apply(clean + noise * np.float32(self._draw_sigma(rng) / 255.0))
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:
@@ -59,32 +61,49 @@ class NoisyLQ(LowQuality):
 
 
 @DATASETS.register("Dataset_GaussianDenoising")
-def gaussian_denoising(option: GaussianDenoisingKeys, scale: int) -> ImagePairs:
-    """Open the clean images; ``in_ch: 1`` makes them grey before noise is added.
+class GaussianDenoisingImages(ImageSection):
+    """Restormer's Gaussian denoising set: noise is drawn on the fly."""
 
-    Raises:
-        ValueError: sigma keys that do not fit each other, or a scale other than 1.
-    """
-    if scale != 1:
-        raise ValueError(
-            f"Dataset_GaussianDenoising: noise does not change the size; scale is {scale}, not 1"
-        )
-    given = option.sigma_range
-    sigmas = [given] if isinstance(given, int | float) else list(given or [])
-    count = {"constant": len(sigmas) == 1, "random": len(sigmas) == 2, "choice": bool(sigmas)}
-    needed = option.sigma_type if isinstance(option, GaussianDenoisingTrain) else option.sigma_test
-    if needed is None:
-        raise ValueError(
-            "Dataset_GaussianDenoising: give sigma_type and sigma_range to train, sigma_test to test"
-        )
-    if option.sigma_type is not None and not count[option.sigma_type]:
-        wanted = {"constant": "one value", "random": "[low, high]", "choice": "a list of values"}
-        raise ValueError(
-            f"sigma_range: found {given}, expected {wanted[option.sigma_type]}"
-            f" for sigma_type {option.sigma_type!r}"
-        )
-    source, convert = open_ground_truth(option, option.dataroot_gt), to_tensor(option)
-    lq = NoisyLQ(option.sigma_type, sigmas, option.sigma_test)
-    if option.in_ch == 1 or option.color == "gray":
-        return ImagePairs(GreySource(source), lq, source.names, 1, replace(convert, color=None))
-    return ImagePairs(source, lq, source.names, 1, convert)
+    dataroot_gt: ImageRoot = Field(description="Folder, .lmdb or .store of clean images.")
+    dataroot_lq: str | None = Field(
+        default=None, description="Accepted as in Restormer's files, where it is 'none'."
+    )
+    sigma_type: SigmaType | None = Field(default=None, description="Training only.")
+    sigma_range: NonNegativeFloat | list[NonNegativeFloat] | None = Field(
+        default=None, description="Training: sigma, [low, high] or choices."
+    )
+    sigma_test: NonNegativeFloat | None = Field(
+        default=None, description="Validation: sigma in 0..255 units."
+    )
+    in_ch: Literal[1, 3] = Field(default=3, description="1: grey images.")
+
+    @override
+    def pairs(self, scale: int) -> ImagePairs:
+        """Open the clean images; ``in_ch: 1`` makes them grey before noise is added.
+
+        Raises:
+            ValueError: sigma keys that do not fit each other, or a scale other than 1.
+        """
+        if scale != 1:
+            raise ValueError(
+                f"Dataset_GaussianDenoising: noise does not change the size; scale is {scale}, not 1"
+            )
+        given = self.sigma_range
+        sigmas = [given] if isinstance(given, int | float) else list(given or [])
+        count = {"constant": len(sigmas) == 1, "random": len(sigmas) == 2, "choice": bool(sigmas)}
+        needed = self.sigma_type if isinstance(self, PatchKeys) else self.sigma_test
+        if needed is None:
+            raise ValueError(
+                "Dataset_GaussianDenoising: give sigma_type and sigma_range to train, sigma_test to test"
+            )
+        if self.sigma_type is not None and not count[self.sigma_type]:
+            wanted = {"constant": "one value", "random": "[low, high]", "choice": "a list of values"}
+            raise ValueError(
+                f"sigma_range: found {given}, expected {wanted[self.sigma_type]}"
+                f" for sigma_type {self.sigma_type!r}"
+            )
+        source, convert = self.open_ground_truth(self.dataroot_gt), self.conversion
+        lq = NoisyLQ(self.sigma_type, sigmas, self.sigma_test)
+        if self.in_ch == 1 or self.color == "gray":
+            return ImagePairs(GreySource(source), lq, source.names, 1, replace(convert, color=None))
+        return ImagePairs(source, lq, source.names, 1, convert)

@@ -5,36 +5,33 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data import default_collate as stack
 
-from .datasets import SampleError
 from .images import run_single_threaded
+from .samples import EvalItem, EvalSet, SampleError, TrainBatch, TrainSample, TrainSet
 from .sampling import SampleRequest
-
-Batch = dict[str, Any]
 
 _TERM_GRACE_SECONDS = 30
 """How long a worker outlives SIGTERM."""
 
 
 def build_train_loader(
-    dataset: Dataset[Batch],
-    sampler: Sampler[list[SampleRequest]],
+    dataset: TrainSet,
+    sampler: Iterable[list[SampleRequest]],
     num_workers: int,
     pin_memory: bool = False,
     prefetch_factor: int = 2,
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Return the loader of a whole run: one pass over it yields every micro-batch of ``sampler``.
 
-    The same worker processes serve all stages. A batch has its samples' tensors stacked, (B, C, H, W),
-    and everything else as lists, the samples' numbers ``k`` among them.
+    The same worker processes serve all stages. See :func:`batch_of` for what a micro-batch is.
 
     Args:
         dataset: from ``build_train_dataset``.
@@ -61,15 +58,15 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    dataset: Dataset[Batch], rank: int = 0, world_size: int = 1, num_workers: int = 0
-) -> DataLoader[Batch]:
+    dataset: EvalSet, rank: int = 0, world_size: int = 1, num_workers: int = 0
+) -> DataLoader[EvalItem]:
     """Return the loader of this rank's share of the images: over all ranks, each image exactly once.
 
     Images come one at a time, as they may differ in size: tensors are (1, C, H, W); ``index``,
     ``name`` and paths are plain values.
     """
     return DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]
         sampler=range(rank, len(dataset), world_size),  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=collate_eval,
@@ -78,8 +75,8 @@ def build_eval_loader(
     )
 
 
-def collate_train(samples: Sequence[Batch]) -> Batch:
-    """Make a batch of samples; ``k`` stays a list of integers.
+def collate_train(samples: Sequence[TrainSample]) -> TrainBatch:
+    """Make a batch of samples.
 
     Raises:
         SampleError: a sample's tensors differ from the others' in shape.
@@ -93,14 +90,40 @@ def collate_train(samples: Sequence[Batch]) -> Batch:
                     f"sample {sample['k']}, {sample.get('gt_path', 'of unknown path')}:"
                     f" {key} has shape {list(shape)}, others of its batch {list(usual)}"
                 )
-    batch = stack([{key: value for key, value in sample.items() if key != "k"} for sample in samples])
-    return {**batch, "k": [sample["k"] for sample in samples]}
+    others = [{key: value for key, value in sample.items() if key != "k"} for sample in samples]
+    batch: TrainBatch = stack(others)
+    batch["k"] = [sample["k"] for sample in samples]
+    return batch
 
 
-def collate_eval(items: Sequence[Batch]) -> Batch:
+def batch_of(samples: Sequence[tuple[str, TrainSample]]) -> Any:
+    """Make a micro-batch of samples with their sources: one batch, or one of each source by its name.
+
+    Raises:
+        SampleError: a sample's tensors differ from the others' of its source in shape.
+    """
+    sources: dict[str, list[TrainSample]] = {}
+    for source, sample in samples:
+        sources.setdefault(source, []).append(sample)
+    batches = {source: collate_train(members) for source, members in sources.items()}
+    return batches[""] if list(batches) == [""] else batches
+
+
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """Return a batch, or a nest of them, with its tensors on ``device``, images in the wanted layout."""
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
+    if not isinstance(batch, Tensor):
+        return batch
+    moved = batch.to(device, non_blocking=True)
+    return moved.contiguous(memory_format=torch.channels_last) if channels_last and moved.ndim == 4 else moved
+
+
+def collate_eval(items: Sequence[EvalItem]) -> EvalItem:
     """Make a batch of one item."""
     (item,) = items
-    return {key: value[None] if isinstance(value, Tensor) else value for key, value in item.items()}
+    batch = {key: value[None] if isinstance(value, Tensor) else value for key, value in item.items()}
+    return cast(EvalItem, batch)
 
 
 class DevicePrefetcher:
@@ -111,16 +134,21 @@ class DevicePrefetcher:
     Args:
         loader: yields mappings.
         device: where to.
+        channels_last: memory layout of images.
 
     Attributes:
         wait_seconds: time spent waiting for the loader so far.
+        replaced_samples: samples so far that stand for others which could not be made.
     """
 
-    def __init__(self, loader: Iterable[Batch], device: torch.device | str) -> None:
-        self.loader, self.device = loader, torch.device(device)
+    def __init__(
+        self, loader: Iterable[Any], device: torch.device | str, channels_last: bool = False
+    ) -> None:
+        self.loader, self.device, self._channels_last = loader, torch.device(device), channels_last
         self.wait_seconds = 0.0
+        self.replaced_samples = 0
 
-    def __iter__(self) -> Generator[Batch, None, None]:
+    def __iter__(self) -> Generator[Any, None, None]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         batches = iter(self.loader)
         try:
@@ -130,43 +158,55 @@ class DevicePrefetcher:
                 self.wait_seconds += perf_counter() - start
                 if batch is None:
                     return
+                self.replaced_samples += _replaced(batch)
                 yield self._move(batch, stream)
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
 
-    def _move(self, batch: Batch, stream: torch.cuda.Stream | None) -> Batch:
+    def _move(self, batch: Any, stream: torch.cuda.Stream | None) -> Any:
         if stream is None:
-            return {key: self._to_device(value) for key, value in batch.items()}
+            return to_device(batch, self.device, self._channels_last)
         with torch.cuda.stream(stream):
-            moved = {key: self._to_device(value) for key, value in batch.items()}
+            moved = to_device(batch, self.device, self._channels_last)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(stream)
-        for value in moved.values():
-            if isinstance(value, Tensor):
-                # Else its memory would be free for the next copy while this step still reads it.
-                value.record_stream(current)
+        for value in _tensors(moved):
+            # Else its memory would be free for the next copy while this step still reads it.
+            value.record_stream(current)
         return moved
 
-    def _to_device(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
 
 
-class _Watched(Dataset[Batch | SampleError]):
-    """A data set that notes in shared memory what each worker is making, for when one dies."""
+def _replaced(batch: Any) -> int:
+    """Return how many samples of a batch, or of a nest of them, stand for others."""
+    if not isinstance(batch, Mapping):
+        return 0
+    return sum(map(bool, batch.get("replaced", ()))) + sum(map(_replaced, batch.values()))
 
-    def __init__(self, dataset: Dataset[Batch], num_workers: int) -> None:
+
+class _Watched(Dataset[tuple[str, TrainSample] | SampleError]):
+    """A data set, its samples with their sources, that notes what each worker is making, for when one dies."""
+
+    def __init__(self, dataset: TrainSet, num_workers: int) -> None:
         self.dataset = dataset
         # Per worker: process, sample, image.
         self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
 
-    def __getitem__(self, request: SampleRequest) -> Batch | SampleError:
+    def __getitem__(self, request: SampleRequest) -> tuple[str, TrainSample] | SampleError:
         worker = get_worker_info()
         if worker is not None:
             self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
         try:
-            return self.dataset[request]
+            return request.source, self.dataset[request]
         except SampleError as error:
             # Raised where the batch is wanted: a worker would wrap its whole traceback into the message.
             return error
@@ -184,7 +224,7 @@ class _Watched(Dataset[Batch | SampleError]):
 
 
 class _TrainLoader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
         batches = super().__iter__()
         try:
@@ -207,18 +247,17 @@ class _TrainLoader(DataLoader[Any]):
             self._iterator = None
 
 
-def _collate_or_fail(samples: Sequence[Batch | SampleError]) -> Batch | SampleError:
-    """Make a batch, or hand on the first sample's error."""
+def _collate_or_fail(samples: Sequence[tuple[str, TrainSample] | SampleError]) -> Any:
+    """Make a batch, or hand on the first error."""
+    made: list[tuple[str, TrainSample]] = []
+    for sample in samples:
+        if isinstance(sample, SampleError):
+            return sample
+        made.append(sample)
     try:
-        return collate_train([_sound(sample) for sample in samples])
+        return batch_of(made)
     except SampleError as error:
         return error
-
-
-def _sound(sample: Batch | SampleError) -> Batch:
-    if isinstance(sample, SampleError):
-        raise sample
-    return sample
 
 
 def _start_worker(worker: int) -> None:

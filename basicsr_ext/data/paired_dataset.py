@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-from ..config.schema import ImageSource as ImageSourceKeys
-from ..config.schema import PairedKeys
+from collections.abc import Iterator
+
+from pydantic import Field
+from typing_extensions import override
+
+from ..config import Problem
+from ..config.facts import Facts
+from ..config.paths import ImageRoot
 from . import DATASETS
-from .cache import cached
-from .databases import LmdbSource
-from .datasets import ImagePairs, StoredLQ
-from .degradations import degraded_pairs
-from .opening import match, open_source, select
-from .sources import StoredSource
-from .transforms import ToTensor
-
-
-def open_ground_truth(option: ImageSourceKeys, root: str, key: str = "dataroot_gt") -> StoredSource:
-    """Open a folder, LMDB or store, reduced to what the option's meta-info file lists, and cached.
-
-    Raises:
-        ValueError: nothing there, ``io_backend`` says LMDB and it is none, or no place for the cache.
-    """
-    source = open_source(root, key)
-    if option.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
-        raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
-    listed = option.meta_info_file or option.meta_info
-    return cached(select(source, listed, "meta_info_file") if listed else source, option.cache)
-
-
-def open_low_quality(option: ImageSourceKeys, gt: StoredSource, root: str, key: str) -> StoredSource:
-    """Open the partners of ``gt``, in its order, and cached.
-
-    Raises:
-        ValueError: nothing there, images without partner, or no place for the cache.
-    """
-    # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
-    chosen = bool(option.meta_info_file or option.meta_info)
-    return cached(
-        match(gt, open_source(root, key), option.filename_tmpl, key, allow_extra=chosen), option.cache
-    )
-
-
-def to_tensor(option: ImageSourceKeys) -> ToTensor:
-    """Return the conversion that the option's colour and normalisation keys describe."""
-    return ToTensor(option.color, option.mean, option.std)
+from .degradations import Degradable, degraded_pairs
+from .pairs import ImagePairs, StoredLQ
+from .sections import ImageSection
 
 
 @DATASETS.register("PairedImageDataset", "Dataset_PairedImage")
-def paired_images(option: PairedKeys, scale: int) -> ImagePairs:
-    """Pair stored images by name; without a low-quality folder make low quality of the ground truth.
+class PairedImages(ImageSection, Degradable):
+    """Ground truth with, or without, its low-quality images."""
 
-    Raises:
-        ValueError: images without partner, or degradation steps beside a folder.
-    """
-    gt = open_ground_truth(option, option.dataroot_gt)
-    if option.dataroot_lq is None:
-        return degraded_pairs(gt, option.degradation, scale, to_tensor(option))
-    if option.degradation:
-        raise ValueError("degradation: low quality is either made or read from dataroot_lq, not both")
-    lq = StoredLQ([open_low_quality(option, gt, option.dataroot_lq, "dataroot_lq")], scale)
-    return ImagePairs(gt, lq, gt.names, scale, to_tensor(option))
+    dataroot_gt: ImageRoot = Field(description="Folder, .lmdb or .store of ground-truth images.")
+    dataroot_lq: ImageRoot | None = Field(
+        default=None,
+        description="Folder, .lmdb or .store of low-quality images; without it LQ is made of GT.",
+    )
+
+    @classmethod
+    @override
+    def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        yield from super().relations(facts, key)
+        scale = facts.get(f"{key}.scale", facts.get("scale", 1))
+        if scale == 1 and not (facts.written(f"{key}.dataroot_lq") or facts.written(f"{key}.degradation")):
+            yield Problem(
+                f"{key}.dataroot_lq",
+                "nothing",
+                "a folder of low-quality images, which can be left out only where scale is above 1",
+                "or name the steps under degradation",
+            )
+
+    @override
+    def pairs(self, scale: int) -> ImagePairs:
+        """Pair stored images by name; without a low-quality folder make low quality of the ground truth.
+
+        Raises:
+            ValueError: images without partner, or degradation steps beside a folder.
+        """
+        gt = self.open_ground_truth(self.dataroot_gt)
+        if self.dataroot_lq is None:
+            return degraded_pairs(gt, self.degradation, scale, self.conversion)
+        if self.degradation:
+            raise ValueError("degradation: low quality is either made or read from dataroot_lq, not both")
+        lq = StoredLQ([self.open_low_quality(gt, self.dataroot_lq, "dataroot_lq")], scale)
+        return ImagePairs(gt, lq, gt.names, scale, self.conversion)

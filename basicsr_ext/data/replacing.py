@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from torch.utils.data import Dataset
-
-from .datasets import SampleError
+from .pairs import ImagePairs
+from .samples import SampleError, TrainSample, TrainSet, source_sizes
 from .sampling import Purpose, SampleRequest, sample_rng
 
 TRIES = 20
 """Images tried in place of one; a set in which all of them fail is no longer worth training on."""
 
 
-class Replacing(Dataset[dict[str, Any]]):
+class Replacing:
     """A training data set that replaces what cannot be made: ``on_bad_sample: skip``.
 
     The image that takes a bad one's place is drawn from (seed, k), so that a resumed run, or one with
@@ -30,13 +28,18 @@ class Replacing(Dataset[dict[str, Any]]):
         SampleError: when indexed; the image and :data:`TRIES` others cannot be used.
     """
 
-    def __init__(self, dataset: Dataset[dict[str, Any]], seed: int) -> None:
+    def __init__(self, dataset: TrainSet, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
-    def __getitem__(self, request: SampleRequest) -> dict[str, Any]:
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many images each source has."""
+        return source_sizes(self.dataset)
+
+    def __getitem__(self, request: SampleRequest) -> TrainSample:
         try:
             return {**self.dataset[request], "replaced": ""}
         except SampleError as error:
@@ -49,11 +52,12 @@ class Replacing(Dataset[dict[str, Any]]):
         raise SampleError(f"{reason}; none of {TRIES} other images could take its place")
 
     @property
-    def pairs(self) -> Any:
-        """Sources of the images, or ``None`` for a data set that is not ours."""
+    def pairs(self) -> ImagePairs | None:
+        """The pairs of images, or ``None`` for a data set that is not ours."""
         return getattr(self.dataset, "pairs", None)
 
     def _others(self, request: SampleRequest) -> Iterator[int]:
         rng = sample_rng(self.seed, request.k, Purpose.REPLACEMENT)
-        drawn = rng.choice(len(self), min(TRIES + 1, len(self)), replace=False)
+        size = self.sizes[request.source]
+        drawn = rng.choice(size, min(TRIES + 1, size), replace=False)
         return (index for index in drawn.tolist() if index != request.index)

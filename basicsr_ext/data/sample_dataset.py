@@ -16,12 +16,15 @@ out.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from ..config.schema import SampleKeys
+from pydantic import Field
+from typing_extensions import override
+
 from . import DATASETS
-from .datasets import ImagePairs
-from .degradations import degraded_pairs
-from .paired_dataset import to_tensor
+from .degradations import Degradable, degraded_pairs
+from .pairs import ImagePairs
+from .sections import ImageSection
 from .sources import FileSource, RememberedSource
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -42,13 +45,18 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 @DATASETS.register("SampleImages")
-def sample_images(option: SampleKeys, scale: int) -> ImagePairs:
-    """Open one split of the bundled photographs."""
-    import skimage
+class SampleImages(ImageSection, Degradable):
+    """scikit-image's bundled photographs: nothing to download."""
 
-    # The files of the wheel itself: skimage.data's functions may reach for a download cache.
-    files = FileSource(str(Path(skimage.__file__).parent / "data"), SPLITS[option.split])
-    absent = [file for file in files.files if not Path(files.folder, file).is_file()]
-    if absent:
-        raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-    return degraded_pairs(RememberedSource(files), option.degradation, scale, to_tensor(option))
+    split: Literal["train", "val"] = Field(default="train", description="Which photographs.")
+
+    @override
+    def pairs(self, scale: int) -> ImagePairs:
+        import skimage
+
+        # The files of the wheel itself: skimage.data's functions may reach for a download cache.
+        files = FileSource(str(Path(skimage.__file__).parent / "data"), SPLITS[self.split])
+        absent = [file for file in files.files if not Path(files.folder, file).is_file()]
+        if absent:
+            raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
+        return degraded_pairs(RememberedSource(files), self.degradation, scale, self.conversion)

@@ -7,8 +7,10 @@ processes, ranks and prefetching, nor on where a run was interrupted.
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -40,6 +42,25 @@ def sample_rng(seed: int, k: int, purpose: int = Purpose.SAMPLE) -> np.random.Ge
     key = np.array([seed % _WORD, k], np.uint64)
     counter = np.array([0, 0, 0, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+@contextmanager
+def global_generators(rng: np.random.Generator) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators from ``rng``; restore them on leaving."""
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = rng.integers(2**32, size=3)
+    random.seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    # torch.manual_seed would reach for GPUs, which loader processes must not touch.
+    torch.default_generator.manual_seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from ..config.schema import SingleKeys
+from typing import Any, ClassVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from ..config.paths import ImageRoot
 from . import DATASETS
-from .datasets import ImagePairs, StoredLQ
-from .paired_dataset import open_ground_truth, to_tensor
+from .pairs import ImagePairs, StoredLQ
+from .sections import ImageSection
 
 
 @DATASETS.register("SingleImageDataset")
-def single_images(option: SingleKeys, scale: int) -> ImagePairs:
-    """Open the images to restore."""
-    lq = open_ground_truth(option, option.dataroot_lq, "dataroot_lq")
-    return ImagePairs(None, StoredLQ([lq], scale), lq.names, scale, to_tensor(option))
+class SingleImages(ImageSection):
+    """Low-quality images without ground truth, for testing."""
+
+    training_keys: ClassVar[Any] = None
+    dataroot_lq: ImageRoot = Field(description="Folder, .lmdb or .store of images to restore.")
+
+    @override
+    def pairs(self, scale: int) -> ImagePairs:
+        lq = self.open_ground_truth(self.dataroot_lq, "dataroot_lq")
+        return ImagePairs(None, StoredLQ([lq], scale), lq.names, scale, self.conversion)

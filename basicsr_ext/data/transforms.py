@@ -1,4 +1,4 @@
-"""What happens to a crop: orientation, colour, conversion to a tensor.
+"""What happens to a crop: orientation, colour, normalisation.
 
 Images are (H, W, C) arrays: uint8, uint16, or float32 in 0..1. Everything random is drawn from the
 generator that is passed in.
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .images import grey
 
@@ -28,14 +26,14 @@ def random_corner(rng: np.random.Generator, height: int, width: int, size: int) 
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to lay a square: flips first, then rows and columns exchanged."""
+    """One of a square's eight orientations: flips first, then rows and columns exchanged."""
 
     hflip: bool = False
     vflip: bool = False
     transpose: bool = False
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Return a view of ``image`` laid this way."""
+        """Return an oriented view of ``image``."""
         if self.hflip:
             image = image[:, ::-1]
         if self.vflip:
@@ -43,15 +41,15 @@ class Orientation:
         return image.transpose(1, 0, 2) if self.transpose else image
 
     def corner(self, top: int, left: int, size: int, height: int, width: int) -> tuple[int, int]:
-        """Return where the square crop at (top, left) of a height x width image lies once it is laid."""
+        """Return (top, left), in the oriented image, of the square at (top, left) of a height x width one."""
         if self.hflip:
             left = width - left - size
         if self.vflip:
             top = height - top - size
         return (left, top) if self.transpose else (top, left)
 
-    def shows(self, rows: slice, columns: slice, height: int, width: int) -> tuple[slice, slice]:
-        """Return the part of an upright height x width image that a part of it, once laid, shows."""
+    def source_window(self, rows: slice, columns: slice, height: int, width: int) -> tuple[slice, slice]:
+        """Return the rows and columns of a height x width image that become those of the oriented one."""
         if self.transpose:
             rows, columns = columns, rows
         if self.hflip:
@@ -59,14 +57,6 @@ class Orientation:
         if self.vflip:
             rows = slice(height - rows.stop, height - rows.start)
         return rows, columns
-
-    def undo(self, image: np.ndarray) -> np.ndarray:
-        """Return a view that :meth:`apply` turns into ``image``."""
-        if self.transpose:
-            image = image.transpose(1, 0, 2)
-        if self.vflip:
-            image = image[::-1]
-        return image[:, ::-1] if self.hflip else image
 
 
 def random_orientation(rng: np.random.Generator, *, hflip: bool, rotate: bool) -> Orientation:
@@ -94,8 +84,8 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ToTensor:
-    """Turn an image into a (C, H, W) float32 tensor in 0..1, then normalise it.
+class Conversion:
+    """From an image to a contiguous (C, H, W) float32 array: in 0..1, then normalised.
 
     Args:
         color: ``"y"`` or ``"gray"`` reduce RGB to one channel first.
@@ -109,7 +99,7 @@ class ToTensor:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
-    def __call__(self, image: np.ndarray) -> Tensor:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Convert ``image``.
 
         Raises:
@@ -120,15 +110,15 @@ class ToTensor:
         elif self.color == "gray":
             image = grey(image)
         # Bytes are cheaper to rearrange than floats.
-        tensor = torch.from_numpy(to_unit(np.ascontiguousarray(image.transpose(2, 0, 1))))
+        planes = to_unit(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.mean is not None:
-            tensor = tensor - _per_channel(self.mean, tensor.shape[0], "mean")
+            planes = planes - _per_channel(self.mean, len(planes), "mean")
         if self.std is not None:
-            tensor = tensor / _per_channel(self.std, tensor.shape[0], "std")
-        return tensor
+            planes = planes / _per_channel(self.std, len(planes), "std")
+        return planes
 
 
-def _per_channel(values: Sequence[float], channels: int, key: str) -> Tensor:
+def _per_channel(values: Sequence[float], channels: int, key: str) -> np.ndarray:
     if channels % len(values):
         raise ValueError(f"{key} has {len(values)} values for images of {channels} channels")
-    return torch.tensor(values, dtype=torch.float32).repeat(channels // len(values)).view(-1, 1, 1)
+    return np.tile(np.array(values, np.float32), channels // len(values)).reshape(-1, 1, 1)

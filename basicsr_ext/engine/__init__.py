@@ -5,7 +5,7 @@ May import everything but the commands; knows models only through their base cla
 
 from __future__ import annotations
 
-from ..data.datasets import SampleError
+from ..data.samples import SampleError
 from .checkpoint import CheckpointError
 from .distributed import LaunchError
 from .distributed import is_peer_failure as is_peer_failure

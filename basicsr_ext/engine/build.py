@@ -23,6 +23,7 @@ from ..config.structure import constructed_parts
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.replacing import Replacing
 from ..data.sampling import Stage
+from ..data.sections import DatasetSection
 from ..models import MODELS, ModelKind
 from ..registry import NETWORKS, UnknownTypeError
 from .logger import LOG
@@ -182,8 +183,10 @@ class _Builder:
         assert loader is not None, "the loader requires a training set"
         largest = max(stage.gt_size for stage in resolved_stages(self.options))
         with self._report("datasets.train", "a readable data set"):
-            dataset = build_train_dataset(self.options)
-            problems = dataset.problems("datasets.train", largest)
+            option = self.options.datasets.train
+            assert isinstance(option, DatasetSection), "registered sections are"
+            dataset = build_train_dataset(option, self.options.scale, self.options.manual_seed)
+            problems = option.problems(dataset, "datasets.train", largest)
             if loader.on_bad_sample == "skip":
                 for problem in problems:
                     LOG.warning("%s; others take their places", problem.line(self.options.source))
@@ -198,8 +201,9 @@ class _Builder:
                 name = option.name or key
                 if name in sets:
                     self._add(f"datasets.{key}.name", repr(name), "a name no other set has")
-                sets[name] = build_eval_dataset(option, self.options)
-                self.problems += sets[name].problems(f"datasets.{key}")
+                sets[name] = build_eval_dataset(option, self.options.scale)
+                assert isinstance(option, DatasetSection), "registered sections are"
+                self.problems += option.problems(sets[name], f"datasets.{key}")
         return sets
 
     def _unknown(self, key: str, error: UnknownTypeError) -> None:

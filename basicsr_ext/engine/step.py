@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..archs.weights import load_weights
 from ..config import Options
-from ..models import MODELS, ModelKind, Networks, Phase
+from ..models import Networks, Phase
 from ..schedulers import learning_rate
+from .build import build_kind
 from .checkpoint import Checkpoint, random_state, restore_random_state
 from .distributed import World
 from .ema import WeightAverage
@@ -62,11 +63,10 @@ class TrainingStep:
         train = options.train
         assert train is not None, "the loader requires a train section"
         self._world, self._device = world, world.device
-        for network in networks.values():
-            network.to(world.device)
-            if train.channels_last:
+        self.kind = build_kind(options, networks, world.device)
+        if train.channels_last:
+            for network in networks.values():
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.kind: ModelKind[Any] = MODELS.find(options.model_type)(options, networks, world.device)
         self.kind.start_training()
         self.phases = self.kind.phases()
         self._trainable = {

@@ -14,6 +14,7 @@ import torch
 
 from ..config import Options
 from ..data.loader import DevicePrefetcher, build_train_loader, to_device
+from ..data.samples import source_sizes
 from ..data.sampling import ProgressiveBatchSampler, Stage, stage_of
 from .build import Parts
 from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state, seed_random_generators
@@ -216,7 +217,7 @@ class Trainer:
         assert option is not None, "the loader requires a training set"
         sampler = ProgressiveBatchSampler(
             self.stages,
-            getattr(dataset, "sizes", None) or len(dataset),
+            source_sizes(dataset),
             self.options.manual_seed,
             rank=self.world.rank,
             world_size=self.world.size,

@@ -10,7 +10,8 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr_ext.config.schema import ForeignDataset, ForeignTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.adapter import ForeignEval, IterationPure, foreign_options
-from basicsr_ext.data.datasets import SampleError, check_sizes
+from basicsr_ext.data.inspection import check_sizes
+from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest
 from basicsr_ext.registry import UnknownTypeError
 

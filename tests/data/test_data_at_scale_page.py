@@ -53,7 +53,7 @@ def test_the_example_reads_every_image_of_the_shards(dataset, texture):
         crop = dataset[SampleRequest(index, 32, 9)]["gt"].numpy().transpose(1, 2, 0)
         crop = np.rint(crop * 255).astype(np.uint8)
         windows = np.lib.stride_tricks.sliding_window_view(texture(40, 48, index), crop.shape)
-        assert any((windows == way).all(axis=(-3, -2, -1)).any() for way in (crop, crop[:, ::-1]))
+        assert any((windows == one).all(axis=(-3, -2, -1)).any() for one in (crop, crop[:, ::-1]))
 
 
 def test_its_low_quality_is_what_a_folders_would_be(dataset):

@@ -125,10 +125,10 @@ class Windows(ImageSource):
 @pytest.mark.parametrize("transpose", [False, True])
 def test_no_more_of_an_image_is_read_than_its_crop_needs(transpose):
     made = chain({"type": "blur", "kernel_size": 7}, {"type": "jpeg", "quality": 50, "subsampling": "4:4:4"})
-    source, way = Windows(), Orientation(hflip=True, transpose=transpose)
-    crop = made.crop(LazyImage(source, 0), 40, 24, 16, sample_rng(0, 0), way)
+    source, orientation = Windows(), Orientation(hflip=True, transpose=transpose)
+    crop = made.crop(LazyImage(source, 0), 40, 24, 16, sample_rng(0, 0), orientation)
     assert source.pixels == (16 + 2 * 3) ** 2
-    expected = made.whole(way.apply(PICTURE), sample_rng(0, 0))[40:56, 24:40]
+    expected = made.whole(orientation.apply(PICTURE), sample_rng(0, 0))[40:56, 24:40]
     np.testing.assert_array_equal(crop, expected)
 
 
@@ -528,7 +528,7 @@ def test_matlab_bicubic_alone_gives_what_no_degradation_gives(photographs):
         assert torch.equal(plain[request]["lq"], named[request]["lq"])
 
 
-def test_rain_falls_downwards_however_the_photograph_is_laid(photographs):
+def test_rain_falls_downwards_however_the_photograph_is_oriented(photographs):
     keys = {"type": "rain", "angle": 0, "kind": "heavy", "length": 40}
     dataset = training(photographs, keys)
     for k in range(12):
@@ -537,7 +537,7 @@ def test_rain_falls_downwards_however_the_photograph_is_laid(photographs):
         assert light.diff(dim=0).abs().mean() < 0.5 * light.diff(dim=1).abs().mean()
 
 
-def test_every_laid_crop_starts_with_a_red_pixel(photographs):
+def test_every_oriented_crop_starts_with_a_red_pixel(photographs):
     dataset = training(photographs, {"type": "mosaic", "output": "raw"})
     for k in range(16):
         sample = dataset[SampleRequest(k % 3, 17, k)]

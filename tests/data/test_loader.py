@@ -12,8 +12,8 @@ import torch
 
 from basicsr_ext.config.schema import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.datasets import SampleError
 from basicsr_ext.data.loader import DevicePrefetcher, build_eval_loader, build_train_loader
+from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
 
 STAGES = (Stage(20, 16, 4), Stage(20, 24, 2), Stage(20, 32, 1))

@@ -11,9 +11,10 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from basicsr_ext.config.schema import PairedKeys, PairedTrain, SingleKeys
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.datasets import SampleError, check_sizes
 from basicsr_ext.data.images import read_image, write_image
+from basicsr_ext.data.inspection import check_sizes
 from basicsr_ext.data.resize import downscale
+from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest
 from basicsr_ext.data.transforms import Orientation
 
@@ -64,9 +65,9 @@ def test_crops_made_on_the_fly_equal_crops_of_the_whole_low_quality_image(tmp_pa
         gt, lq = integers(sample["gt"]), integers(sample["lq"])
         top, left = (gt[..., axis].min() // scale for axis in (0, 1))
         upright = picture[top * scale :, left * scale :][: size * scale, : size * scale]
-        (orientation,) = [way for way in ORIENTATIONS if np.array_equal(way.apply(upright), gt)]
+        (orientation,) = [one for one in ORIENTATIONS if np.array_equal(one.apply(upright), gt)]
         expected = whole[top : top + size, left : left + size]
-        np.testing.assert_array_equal(orientation.undo(lq), expected)
+        np.testing.assert_array_equal(lq, orientation.apply(expected))
         seen.add(orientation)
     assert len(seen) == 8
 
@@ -77,9 +78,9 @@ def test_a_samples_place_is_where_its_crop_comes_from(tmp_path, coordinates):
     dataset = train(tmp_path, 4, lq=False)
     for k in range(30):
         request = SampleRequest(0, 16, k)
-        top, left, orientation = dataset.place(request)
-        upright = picture[top : top + 16, left : left + 16]
-        np.testing.assert_array_equal(integers(dataset[request]["gt"]), orientation.apply(upright))
+        place = dataset.place(request)
+        expected = place.orientation.apply(picture[place.window])
+        np.testing.assert_array_equal(integers(dataset[request]["gt"]), expected)
 
 
 def test_crops_reach_every_border(tmp_path, coordinates):
@@ -106,7 +107,7 @@ def test_flips_and_rotations_obey_their_switches(tmp_path, coordinates, keys, al
     write_image(tmp_path / "GT/a.png", picture)
     dataset = train(tmp_path, 1, lq=False, **keys)
     crops = [integers(dataset[SampleRequest(0, 12, k)]["gt"]) for k in range(80)]
-    seen = {way for way in ORIENTATIONS for crop in crops if np.array_equal(way.apply(picture), crop)}
+    seen = {one for one in ORIENTATIONS for crop in crops if np.array_equal(one.apply(picture), crop)}
     assert len(seen) == allowed
 
 

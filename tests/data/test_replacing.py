@@ -7,10 +7,10 @@ import torch
 
 from basicsr_ext.config.schema import ForeignTrain, PairedTrain
 from basicsr_ext.data import build_train_dataset
-from basicsr_ext.data.datasets import SampleError
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.loader import build_train_loader
 from basicsr_ext.data.replacing import TRIES, Replacing
+from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 
 SEED = 7
@@ -45,7 +45,7 @@ def test_a_bad_image_is_replaced_by_a_crop_of_another_and_the_sample_says_why(pa
     assert torch.equal(sample["lq"], plain["lq"])
 
 
-def test_a_sound_sample_is_left_as_it_is(pairs):
+def test_an_intact_sample_is_left_as_it_is(pairs):
     request = SampleRequest(2, 16, 5)
     sample, plain = replacing(pairs)[request], replacing(pairs).dataset[request]
     assert sample["replaced"] == ""

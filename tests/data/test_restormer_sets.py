@@ -12,8 +12,8 @@ from basicsr_ext.config.schema import (
     PairedTrain,
 )
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import read_image, write_image
+from basicsr_ext.data.inspection import check_sizes
 from basicsr_ext.data.sampling import SampleRequest
 
 

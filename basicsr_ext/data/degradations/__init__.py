@@ -26,7 +26,7 @@ from ...config.sections import ByType
 from ...registry import DEGRADATIONS
 from ..pairs import BicubicLQ, ImagePairs
 from ..sources import GreySource, ImageSource
-from ..transforms import ToArray
+from ..transforms import Conversion
 from .chain import Chain, DegradedLQ
 from .shrinking import MatlabBicubic
 from .steps import AnyStep, ShrinkingStep
@@ -111,7 +111,7 @@ def build_chain(steps: Sequence[AnyStep], scale: int) -> Chain:
 
 
 def degraded_pairs(
-    gt: ImageSource, steps: Sequence[AnyStep] | None, scale: int, to_tensor: ToTensor
+    gt: ImageSource, steps: Sequence[AnyStep] | None, scale: int, convert: Conversion
 ) -> ImagePairs:
     """Pair ground truth with what the steps make of it; without steps, with its MATLAB-bicubic reduction.
 
@@ -122,8 +122,8 @@ def degraded_pairs(
     """
     chain = build_chain(steps or [MatlabBicubic(type="matlab_bicubic")], scale)
     if len(chain.steps) == 1 and isinstance(chain.steps[0], MatlabBicubic):
-        return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, to_tensor)
+        return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, convert)
     lq = DegradedLQ(chain, gt.names)
-    if to_tensor.color == "gray":
-        return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(to_tensor, color=None))
-    return ImagePairs(gt, lq, gt.names, scale, to_tensor)
+    if convert.color == "gray":
+        return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(convert, color=None))
+    return ImagePairs(gt, lq, gt.names, scale, convert)

@@ -10,14 +10,14 @@ from zlib import crc32
 import numpy as np
 from typing_extensions import override
 
-from ..datasets import LowQuality
+from ..pairs import CropPlace, LowQuality
 from ..sampling import Purpose, sample_rng
 from ..sources import LazyImage
 from ..transforms import Orientation
 from .operation import Operation
 from .steps import AnyStep, ShrinkingStep
 
-UPRIGHT = Orientation()
+IDENTITY = Orientation()
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Chain:
         left: int,
         size: int,
         rng: np.random.Generator,
-        orientation: Orientation = UPRIGHT,
+        orientation: Orientation = IDENTITY,
     ) -> np.ndarray:
         """Return the ``size`` x ``size`` crop at (top, left) of the low quality, in its pixels.
 
@@ -52,11 +52,11 @@ class Chain:
 
         Args:
             image: whole; one window of it is read.
-            top: first row of the crop, once the low-quality image is laid.
+            top: first row of the crop in the oriented low-quality image.
             left: first column of the crop, likewise.
             size: of the crop.
             rng: decides everything.
-            orientation: lays the image before it is degraded.
+            orientation: of the image, given to it before it is degraded.
         """
         operations = self._draw(rng)
         height, width = image.shape[:2]
@@ -70,7 +70,9 @@ class Chain:
             corner = corner[0] * operation.scale, corner[1] * operation.scale
             plan.append((operation, source, corner, wanted))
             wanted = source
-        pixels = orientation.apply(image[orientation.shows(wanted.rows, wanted.columns, height, width)])
+        pixels = orientation.apply(
+            image[orientation.source_window(wanted.rows, wanted.columns, height, width)]
+        )
         for operation, source, corner, wanted in reversed(plan):
             pixels = operation.run(pixels, (corner[0] - source.top, corner[1] - source.left), rng)
             pixels = wanted.cut(pixels, source.top // operation.scale, source.left // operation.scale)
@@ -119,32 +121,21 @@ def _source(start: int, stop: int, operation: Operation, extent: int) -> tuple[i
 class DegradedLQ(LowQuality):
     """Ground truth degraded by a chain.
 
-    A whole image always gets the same degradation, decided by its name.
+    Crops are oriented first and degraded then: degradations have a direction of their own, as rain, which
+    falls downwards however the photograph is oriented. A whole image always gets the same degradation,
+    decided by its name.
     """
 
     chain: Chain
     names: Sequence[str]
 
     @override
-    def crop(
-        self, index: int, gt: LazyImage, top: int, left: int, size: int, rng: np.random.Generator
+    def oriented_crop(
+        self, index: int, gt: LazyImage, place: CropPlace, rng: np.random.Generator
     ) -> np.ndarray:
-        return self.laid_crop(index, gt, top, left, size, UPRIGHT, rng)
-
-    @override
-    def laid_crop(
-        self,
-        index: int,
-        gt: LazyImage,
-        top: int,
-        left: int,
-        size: int,
-        orientation: Orientation,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        scale = self.chain.scale
-        top, left = orientation.corner(top, left, size, gt.shape[0] // scale, gt.shape[1] // scale)
-        return self.chain.crop(gt, top, left, size, rng, orientation)
+        height, width = (side // self.chain.scale for side in gt.shape)
+        top, left = place.orientation.corner(place.top, place.left, place.size, height, width)
+        return self.chain.crop(gt, top, left, place.size, rng, place.orientation)
 
     @override
     def whole(self, index: int, gt: np.ndarray | None) -> np.ndarray:

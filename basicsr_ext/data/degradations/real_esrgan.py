@@ -23,6 +23,7 @@ from ...config import Problem
 from ...config.facts import Facts
 from ...config.values import Expect, NonNegativeFloat, interval
 from ...registry import DEGRADATIONS
+from ..sampling import global_generators
 from ..transforms import to_unit
 from .operation import Operation
 from .steps import NonNegativeRange, Probability, Quality, Shape, ShrinkingStep, Sigma, check_weights
@@ -140,8 +141,6 @@ class RealESRGAN(ShrinkingStep):
         Random resizes make it depend on where a window begins and ends: a crop is made from itself and a
         margin, as basicsr makes it from 400 x 400 pixels, and equals no crop of the whole image's result.
         """
-        from ..randomness import global_generators
-
         scale = self.scale or 1
 
         def degrade(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Looking through whole data sets for what a run would stumble over: every image is decoded.
+"""Looking through whole data sets for images that would fail in a run.
 
-A run itself checks headers only (:func:`~.datasets.check_sizes`); this reads everything, once, ahead of time.
+A run itself only reads headers (:func:`.datasets.check_sizes`); here every image is decoded, ahead of time.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from ..config.schema import EvalDataset, ForeignDataset, GaussianDenoisingKeys, SampleKeys, TrainDataset
-from . import DATASETS, build_eval_dataset, build_train_dataset
+from ..config import DatasetOptions
+from . import build_eval_dataset, build_train_dataset
 from .images import ImageError, run_single_threaded
 from .opening import open_source, partner_names, select
+from .pairs import in_pixels
 from .sampling import SampleRequest
-from .sources import FileSource, ImageSource, StoredSource
+from .sections import ImageSection
+from .sources import FileSource, ImageSource, StoredSource, first_few
 
 Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small"]
 """Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch."""
@@ -32,7 +35,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CheckedSet:
+class InspectedSet:
     """A data set as it is looked through.
 
     Args:
@@ -59,7 +62,7 @@ class CheckedSet:
         key, index = self.groups[number][0]
         return self.sources[key].path(index)
 
-    def examine(self, number: int) -> list[Finding]:
+    def inspect(self, number: int) -> list[Finding]:
         """Decode a group's images and compare them."""
         findings: list[Finding] = []
         shapes: list[tuple[int, int] | None] = []
@@ -77,14 +80,13 @@ class CheckedSet:
         findings = []
         rows, columns = first[0] // self.scale, first[1] // self.scale
         if min(rows, columns) * self.scale < self.smallest:
-            findings.append(Finding("small", path, f"{_pixels(first)}, less than {self.smallest}"))
+            findings.append(Finding("small", path, f"{in_pixels(*first)}, less than {self.smallest}"))
         for (key, index), shape in zip(self.groups[number][1:], shapes[1:], strict=True):
             if shape is None or shape == (rows, columns):
                 continue
             if self.exact or shape[0] > rows or shape[1] > columns:
-                message = (
-                    f"{_pixels(shape)}, expected {_pixels((rows, columns))}: {path} divided by {self.scale}"
-                )
+                expected = f"{in_pixels(rows, columns)}: {path} divided by {self.scale}"
+                message = f"{in_pixels(*shape)}, expected {expected}"
                 findings.append(Finding("size", self.sources[key].path(index), message))
         return findings
 
@@ -106,8 +108,8 @@ class CheckedSet:
 
 
 @dataclass(frozen=True)
-class ForeignSet:
-    """A data set of basicsr's or of a plug-in's: all that can be done is to ask for each item."""
+class OtherSet:
+    """A data set that is not made of image pairs: all that can be done is to ask for each item."""
 
     dataset: Any
     gt_size: int | None
@@ -119,7 +121,7 @@ class ForeignSet:
         """Return what messages call an item."""
         return f"image {number}"
 
-    def examine(self, number: int) -> list[Finding]:
+    def inspect(self, number: int) -> list[Finding]:
         """Make one item."""
         try:
             self.dataset[number if self.gt_size is None else SampleRequest(number, self.gt_size, number)]
@@ -129,37 +131,33 @@ class ForeignSet:
 
 
 def open_set(
-    option: TrainDataset | EvalDataset, scale: int, gt_size: int | None = None, colours: int | None = None
-) -> tuple[CheckedSet | ForeignSet, list[Finding]]:
+    option: DatasetOptions, scale: int, gt_size: int | None = None, colours: int | None = None
+) -> tuple[InspectedSet | OtherSet, list[Finding]]:
     """Open all folders of a data set and pair their images.
 
     Args:
         option: the section of the option file.
         scale: of the option file; the section's own takes precedence.
         gt_size: side of the largest crop, for a training set; ``None`` for evaluation.
-        colours: see :class:`CheckedSet`.
+        colours: see :class:`InspectedSet`.
 
     Returns:
         What can be looked through, and what is wrong with folders, lists and pairs.
     """
     scale = option.scale or scale
     try:
-        if isinstance(option, ForeignDataset):
-            dataset = (
-                build_eval_dataset(option, scale)
-                if gt_size is None
-                else build_train_dataset(option, scale, 0)  # type: ignore[arg-type]
-            )
-            return ForeignSet(dataset, gt_size), []
-        if isinstance(option, SampleKeys):
-            sources, findings = {"SampleImages": DATASETS.find(option.type)(option, scale).gt}, []
-        else:
-            sources, findings = _open_sources(option)
+        if not isinstance(option, ImageSection):
+            if gt_size is None:
+                return OtherSet(build_eval_dataset(option, scale), None), []
+            return OtherSet(build_train_dataset(option, scale, 0), gt_size), []
+        sources, findings = _open_sources(option)
+        if not option.roots():
+            sources = {option.type: option.pairs(scale).gt}
         listed = bool(option.meta_info_file or option.meta_info)
         groups, unpaired = pair(sources, {"dataroot_lq": option.filename_tmpl}, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything
-        return CheckedSet({}, ()), [Finding("folder", option.type, str(error))]
-    rules = CheckedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
+        return InspectedSet({}, ()), [Finding("folder", option.type, str(error))]
+    rules = InspectedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
     return rules, findings + unpaired
 
 
@@ -191,43 +189,39 @@ def pair(
     return groups, findings
 
 
-def examine_all(checked: CheckedSet | ForeignSet, workers: int) -> Iterator[list[Finding]]:
-    """Yield what is wrong with each group of images, in order, examined by ``workers`` processes."""
-    if workers <= 1 or len(checked) < 2:
-        yield from map(checked.examine, range(len(checked)))
+def inspect_all(opened: InspectedSet | OtherSet, workers: int) -> Iterator[list[Finding]]:
+    """Yield what is wrong with each group of images, in order, inspectd by ``workers`` processes."""
+    if workers <= 1 or len(opened) < 2:
+        yield from map(opened.inspect, range(len(opened)))
         return
     done = 0
     try:
-        with ProcessPoolExecutor(workers, initializer=_start, initargs=(checked,)) as pool:
-            for findings in pool.map(_examine, range(len(checked)), chunksize=4):
+        with ProcessPoolExecutor(workers, initializer=_start, initargs=(opened,)) as pool:
+            for findings in pool.map(_inspect, range(len(opened)), chunksize=4):
                 yield findings
                 done += 1
     except BrokenProcessPool:
-        yield [Finding("unreadable", checked.path(done), "a decoder crashed on this image or one after it")]
+        yield [Finding("unreadable", opened.path(done), "a decoder crashed on this image or one after it")]
 
 
-_checked: CheckedSet | ForeignSet
+_inspected: InspectedSet | OtherSet
 
 
-def _start(checked: CheckedSet | ForeignSet) -> None:
-    global _checked
-    _checked = checked
+def _start(opened: InspectedSet | OtherSet) -> None:
+    global _inspected
+    _inspected = opened
     run_single_threaded()
 
 
-def _examine(number: int) -> list[Finding]:
-    return _checked.examine(number)
+def _inspect(number: int) -> list[Finding]:
+    return _inspected.inspect(number)
 
 
-def _open_sources(option: Any) -> tuple[dict[str, StoredSource], list[Finding]]:
-    keys = [key for key in type(option).model_fields if key.startswith("dataroot_")]
-    roots = {key: root for key in keys if (root := getattr(option, key)) is not None}
-    if isinstance(option, GaussianDenoisingKeys):
-        roots.pop("dataroot_lq", None)  # Restormer's files name one that is not used
+def _open_sources(option: ImageSection) -> tuple[dict[str, StoredSource], list[Finding]]:
     sources: dict[str, StoredSource] = {}
     findings: list[Finding] = []
     listed = option.meta_info_file or option.meta_info
-    for position, (key, root) in enumerate(roots.items()):
+    for position, (key, root) in enumerate(option.roots().items()):
         try:
             source = open_source(root, key)
             _probe(source)
@@ -257,7 +251,7 @@ def _decode(source: ImageSource, index: int) -> tuple[tuple[int, int] | None, li
         return None, [Finding("unreadable", path, message)]
     if (height, width) != tuple(listed):
         return (height, width), [
-            Finding("size", path, f"{_pixels((height, width))}, but listed with {_pixels(listed)}")
+            Finding("size", path, f"{in_pixels(height, width)}, but listed with {in_pixels(*listed)}")
         ]
     return (height, width), []
 
@@ -272,7 +266,3 @@ def _colours(path: str) -> int | None:
             return 3 if header.mode == "P" else len(bands)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-
-
-def _pixels(shape: Sequence[int]) -> str:
-    return f"{shape[0]}x{shape[1]} pixels"

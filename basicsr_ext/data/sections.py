@@ -1,0 +1,184 @@
+"""Option sections of data sets: the keys that those of images share, and how they become data sets.
+
+A data set type is one file: a section registered in :data:`~basicsr_ext.registry.DATASETS` that derives from
+:class:`DatasetSection`, or for pairs of images from :class:`ImageSection`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from ..config import DatasetOptions, LoaderKeys, Problem, Section
+from ..config.paths import ImageFolder, MetaInfoFile
+from ..config.sections import metadata_of
+from ..config.values import Expect, FiniteFloat
+from .cache import cached
+from .databases import LmdbSource
+from .opening import match, open_source, select
+from .pairs import ImagePairs
+from .sources import StoredSource
+from .transforms import Conversion
+
+if TYPE_CHECKING:
+    from .samples import EvalSet, TrainSet
+
+FileNameTemplate = Annotated[
+    str, Field(pattern=r"\{\}"), Expect("a file name with {} in it", "file names with {} in them")
+]
+CacheMode = Annotated[
+    Literal["none", "disk"],
+    Expect("'none' or 'disk', which stays in memory once read (scripts/make_store.py packs ahead)", "modes"),
+]
+
+
+class DatasetSection(DatasetOptions):
+    """A registered data set's section; ``datasets.train`` has the keys of :attr:`training_keys` besides."""
+
+    def train_set(self, scale: int, seed: int) -> TrainSet:
+        """Build the training set; called only where the section has its keys for training.
+
+        Args:
+            scale: side of ground truth over side of low quality.
+            seed: of the run.
+
+        Raises:
+            ValueError: a folder, file or pair is missing, or options contradict each other.
+        """
+        raise NotImplementedError(f"{self.type} cannot be trained with")
+
+    def eval_set(self, scale: int) -> EvalSet:
+        """Build an evaluation set.
+
+        Raises:
+            ValueError: a folder, file or pair is missing, or options contradict each other.
+        """
+        raise NotImplementedError(f"{self.type} cannot be evaluated with")
+
+    def problems(self, dataset: Any, key: str, largest_gt_size: int = 1) -> list[Problem]:
+        """Return what a run would stumble over later, as far as it can be found without decoding images.
+
+        Args:
+            dataset: made by this section.
+            key: of the section in the option file.
+            largest_gt_size: side of the largest stage's crop, in ground-truth pixels.
+        """
+        return []
+
+
+class PatchKeys(LoaderKeys):
+    """What training sets of image patches take besides."""
+
+    use_hflip: bool = Field(default=True, description="Random horizontal flips.")
+    use_rot: bool = Field(default=True, description="Random vertical flips and 90-degree rotations.")
+    geometric_augs: bool | None = Field(
+        default=None, description="Restormer's switch for flips and rotations together."
+    )
+
+
+class IOBackend(Section):
+    """Where image bytes come from."""
+
+    type: Literal["disk", "lmdb"] = Field(default="disk", description="Files in folders, or BasicSR's LMDB.")
+
+
+class ImageSection(DatasetSection):
+    """Keys that every data set of image pairs takes."""
+
+    training_keys: ClassVar[Any] = PatchKeys
+
+    io_backend: IOBackend = IOBackend()
+    cache: CacheMode = Field(
+        default="none",
+        description="Folders and LMDBs: keep decoded pixels in a store beside the images, made on first use.",
+    )
+    gt_size: int | None = Field(default=None, description="Accepted where no patches are cut.")
+    filename_tmpl: FileNameTemplate = Field(
+        default="{}", description="LQ file name for a GT base name, e.g. '{}x4'."
+    )
+    meta_info_file: MetaInfoFile | None = Field(
+        default=None, description="Text file: one GT name (and shape) a line."
+    )
+    meta_info: MetaInfoFile | None = Field(default=None, description="Same as meta_info_file.")
+    color: Literal["rgb", "y", "gray"] | None = Field(
+        default=None, description="'y' or 'gray': one-channel images."
+    )
+    mean: list[FiniteFloat] | None = Field(
+        default=None, description="Subtracted per channel after scaling to 0..1."
+    )
+    std: list[FiniteFloat] | None = Field(
+        default=None, description="Divides per channel after the mean is subtracted."
+    )
+
+    def pairs(self, scale: int) -> ImagePairs:
+        """Open the images.
+
+        Raises:
+            ValueError: a folder, file or pair is missing, or options contradict each other.
+        """
+        raise NotImplementedError
+
+    @override
+    def train_set(self, scale: int, seed: int) -> TrainSet:
+        from .datasets import TrainPairs
+
+        assert isinstance(self, PatchKeys), "a training set has its keys"
+        both = self.geometric_augs
+        return TrainPairs(
+            self.pairs(scale),
+            seed,
+            hflip=self.use_hflip if both is None else both,
+            rotate=self.use_rot if both is None else both,
+        )
+
+    @override
+    def eval_set(self, scale: int) -> EvalSet:
+        from .datasets import EvalPairs
+
+        return EvalPairs(self.pairs(scale))
+
+    @override
+    def problems(self, dataset: Any, key: str, largest_gt_size: int = 1) -> list[Problem]:
+        from .datasets import check_sizes
+
+        return check_sizes(dataset, largest_gt_size, key)
+
+    def roots(self) -> dict[str, str]:
+        """Return the folders that are given, by key; ground truth comes first."""
+        keys = [
+            key
+            for key, field in type(self).model_fields.items()
+            if any(isinstance(item, ImageFolder) for item in metadata_of(field.rebuild_annotation()))
+        ]
+        return {key: root for key in keys if (root := getattr(self, key)) is not None}
+
+    @property
+    def conversion(self) -> Conversion:
+        """From images to arrays, as the colour and normalisation keys say."""
+        return Conversion(self.color, self.mean, self.std)
+
+    def open_ground_truth(self, root: str, key: str = "dataroot_gt") -> StoredSource:
+        """Open a folder, LMDB or store, reduced to what the meta-info file lists, and cached.
+
+        Raises:
+            ValueError: nothing there, ``io_backend`` says LMDB and it is none, or no place for the cache.
+        """
+        source = open_source(root, key)
+        if self.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
+            raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
+        listed = self.meta_info_file or self.meta_info
+        return cached(select(source, listed, "meta_info_file") if listed else source, self.cache)
+
+    def open_low_quality(self, gt: StoredSource, root: str, key: str) -> StoredSource:
+        """Open the partners of ``gt``, in its order, and cached.
+
+        Raises:
+            ValueError: nothing there, images without partner, or no place for the cache.
+        """
+        # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
+        chosen = bool(self.meta_info_file or self.meta_info)
+        return cached(
+            match(gt, open_source(root, key), self.filename_tmpl, key, allow_extra=chosen), self.cache
+        )
