@@ -124,8 +124,8 @@ class Registry:
     def _folder(self) -> Path:
         assert self._package is not None, "only packages have a folder"
         spec = find_spec(self._package)
-        assert spec is not None and spec.origin is not None, f"{self._package} is part of this package"
-        return Path(spec.origin).parent
+        assert spec is not None, f"{self._package} is part of this package"
+        return Path(str(spec.origin)).parent
 
     def _definitions(self, module: str) -> Iterator[tuple[Definition, list[str]]]:
         """Yield what a module registers here: its syntax tree and its names."""

@@ -41,13 +41,14 @@ from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils import imfrombytes, img2tensor
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-from basicsr_ext.config.schema import PairedTrain
+from basicsr_ext.config.schema import for_training
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.images import decode_image, read_image, write_image
 from basicsr_ext.data.loader import collate_train
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, progress_bar
+from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage, sample_rng
 from basicsr_ext.data.store import Layout
@@ -218,7 +219,7 @@ def _theirs(gt: Path, lq: Path, backend: str) -> Run:
 
 
 def _ours(gt: Path, lq: Path | None) -> Run:
-    option = PairedTrain(
+    option = for_training(PairedImages)(
         type="PairedImageDataset", dataroot_gt=str(gt), dataroot_lq=None if lq is None else str(lq)
     )
     dataset: Any = build_train_dataset(option, SCALE, 0)
@@ -238,7 +239,7 @@ def compare_schedules(folder: Path, rounds: int) -> None:
     sides = [folder / "restormerGT", folder / "restormerLQ"]
     paths = [sorted(side.iterdir()) for side in sides]
     files = [*paths[0], *paths[1], *(Path(f"{side}.store", "00.mdb") for side in sides)]
-    option = PairedTrain(
+    option = for_training(PairedImages)(
         type="PairedImageDataset", dataroot_gt=f"{sides[0]}.store", dataroot_lq=f"{sides[1]}.store"
     )
     dataset: Any = build_train_dataset(option, 1, 0)

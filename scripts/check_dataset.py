@@ -26,11 +26,12 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from basicsr_ext.config import OptionError, load_options, resolved_stages
-from basicsr_ext.config.schema import PairedTrain
-from basicsr_ext.data.inspection import Finding, ForeignSet, InspectedSet, inspect_all, open_set
+from basicsr_ext.config.schema import for_training
+from basicsr_ext.data.inspection import Finding, InspectedSet, OtherSet, inspect_all, open_set
+from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.files import write_atomically
 
-Opened = tuple[InspectedSet | ForeignSet, list[Finding]]
+Opened = tuple[InspectedSet | OtherSet, list[Finding]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def _from_options(given: argparse.Namespace) -> dict[str, Opened]:
 
 
 def _from_folders(given: argparse.Namespace) -> dict[str, Opened]:
-    option = PairedTrain(
+    option = for_training(PairedImages)(
         type="PairedImageDataset",
         dataroot_gt=str(given.gt),
         dataroot_lq=None if given.lq is None else str(given.lq),
@@ -78,7 +79,7 @@ def _from_folders(given: argparse.Namespace) -> dict[str, Opened]:
 
 
 def _look_through(
-    name: str, checked: InspectedSet | ForeignSet, findings: list[Finding], workers: int
+    name: str, checked: InspectedSet | OtherSet, findings: list[Finding], workers: int
 ) -> list[Finding]:
     progress = track(
         inspect_all(checked, workers), description=name, total=len(checked), disable=not sys.stdout.isatty()

@@ -145,7 +145,11 @@ def _section(title: str, model: type[BaseModel], common: type[BaseModel] | None)
 def _inherited(model: type[BaseModel], common: type[BaseModel] | None) -> Collection[str]:
     """Return the keys that need no mention again: those that ``common`` has, with the same meaning."""
     shared = {} if common is None else common.model_fields
-    return [name for name, field in model.model_fields.items() if name in shared and field.description == shared[name].description]
+    return [
+        name
+        for name, field in model.model_fields.items()
+        if name in shared and field.description == shared[name].description
+    ]
 
 
 def _first_line(model: Any) -> str:
@@ -182,7 +186,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the pages, or with ``--check`` say whether the written ones are current (exit code 1: stale)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
-    parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="document what these bring")
+    parser.add_argument(
+        "--plugins", nargs="+", default=[], metavar="MODULE", help="document what these bring"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="page to write with --plugins")
     parsed = parser.parse_args(arguments)
     if bool(parsed.plugins) != bool(parsed.out):

@@ -186,7 +186,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
     parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="with what these bring")
-    parser.add_argument("--out", type=Path, default=SCHEMA_FILE, metavar="FILE", help=f"default: {SCHEMA_FILE}")
+    parser.add_argument(
+        "--out", type=Path, default=SCHEMA_FILE, metavar="FILE", help=f"default: {SCHEMA_FILE}"
+    )
     parsed = parser.parse_args(arguments)
     try:
         import_plugins(parsed.plugins)

@@ -9,10 +9,8 @@ samples are those of a run with these options and one process, except that mixin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +81,19 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
         CommandError: nothing to train on, or a sample that cannot be made.
     """
     from basicsr_ext.data import build_train_dataset
-    from basicsr_ext.data.inspection import check_sizes
     from basicsr_ext.data.samples import SampleError
     from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
+    from basicsr_ext.data.sections import DatasetSection
 
-    section, train = options.datasets.train, options.train
-    if section is None or train is None:
+    section, loader, train = options.datasets.train, options.datasets.loader, options.train
+    if not isinstance(section, DatasetSection) or loader is None or train is None:
         raise CommandError("datasets.train: the option file trains nothing")
-    _import_plugins(options)
     dataset = build_train_dataset(section, options.scale, options.manual_seed)
     planned = [
         Stage(stage.iters, stage.gt_size, stage.batch_size_per_gpu or stage.batch_size_total or 1)
         for stage in resolved_stages(options)
     ]
-    problems = check_sizes(dataset, max(stage.gt_size for stage in planned))
+    problems = section.problems(dataset, "datasets.train", max(stage.gt_size for stage in planned))
     if problems:
         raise CommandError("\n".join(problem.line(options.source) for problem in problems))
     first = 1
@@ -106,8 +103,8 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
             len(dataset),
             options.manual_seed,
             grad_accum=train.grad_accum,
-            shuffle=section.use_shuffle,
-            enlarge=section.dataset_enlarge_ratio,
+            shuffle=loader.use_shuffle,
+            enlarge=loader.dataset_enlarge_ratio,
             start_iter=first - 1,
         )
         requests = [request for _, batch in zip(range(count), batches, strict=False) for request in batch]
@@ -123,13 +120,6 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
             samples,
         )
         first = last + 1
-
-
-def _import_plugins(options: Options) -> None:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    for name in options.plugins:
-        import_module(name)
 
 
 def _sample(dataset: Any, request: Any, section: Any) -> Sample:

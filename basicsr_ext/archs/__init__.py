@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-
 def build_network(opt: Mapping[str, Any]) -> nn.Module:
     """Return the network that ``{"type": name, **constructor arguments}`` describes.
 

@@ -69,7 +69,7 @@ def _check(
     root = _options_of(mapping)
     if _model_kind(mapping) is None:
         name = mapping["model_type"]
-        known = [name for name in MODELS.names()]
+        known = MODELS.names()
         fix = nearest(name, known) or f"known: {', '.join(known)}"
         document.problems.append(Problem("model_type", repr(name), "a registered model", fix))
         return None, document.problems, document.places

@@ -2,8 +2,8 @@
 
 Keys keep BasicSR's and Restormer's names and meaning. Sections are frozen and refuse unknown keys. What an
 extension adds stands beside it: a model kind extends :class:`Options`, :class:`Train` and :class:`Val`, data
-sets, degradation steps and schedules register sections of their own. Where a constructor decides what is valid
-(networks, losses, optimizers, metrics), extra keys are kept in :attr:`Spec.kwargs`, and
+sets, degradation steps and schedules register sections of their own. Where a constructor decides what is
+valid (networks, losses, optimizers, metrics), extra keys are kept in :attr:`Spec.kwargs`, and
 :mod:`basicsr_ext.config.signature` compares them with that constructor.
 
 Values are taken as written: no text for numbers, no true for 1; a whole float (``!!float 5e3``) is an
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
@@ -118,7 +118,7 @@ class DatasetOptions(OptionMapping):
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def for_training(section: type[OptionMapping]) -> type[OptionMapping] | None:
     """Return a data set's section with its keys for training, or None if it cannot be trained with."""
     keys = getattr(section, "training_keys", None)

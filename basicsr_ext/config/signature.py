@@ -137,7 +137,9 @@ def written_constructor(definition: ast.ClassDef | ast.FunctionDef) -> Callable[
         ),
     ][of_class:]
     parameters = [
-        inspect.Parameter(item.arg, kind, default=inspect.Parameter.empty if value is None else _literal(value))
+        inspect.Parameter(
+            item.arg, kind, default=inspect.Parameter.empty if value is None else _literal(value)
+        )
         for item, value, kind in both
     ]
     if arguments.kwarg is not None:

@@ -116,7 +116,11 @@ def unknown_types(mapping: dict[str, Any], root: type[Options]) -> bool:
     """Say whether a ``type`` that decides about other keys names nothing registered here."""
     for _, value, annotation in _walk(mapping, root, ""):
         chosen = by_type(annotation)
-        if chosen is not None and isinstance(value, dict) and value.get("type") not in chosen.registry.names():
+        if (
+            chosen is not None
+            and isinstance(value, dict)
+            and value.get("type") not in chosen.registry.names()
+        ):
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""Data sets of basicsr's and of plug-ins that register with basicsr: all that no section is registered for."""
+"""Data sets of basicsr's and of plug-ins that register with basicsr: all names without a section."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from ..config import DatasetOptions
@@ -19,7 +18,7 @@ from .opening import open_source, partner_names, select
 from .pairs import in_pixels
 from .sampling import SampleRequest
 from .sections import ImageSection
-from .sources import FileSource, ImageSource, StoredSource, first_few
+from .sources import FileSource, ImageSource, StoredSource
 
 Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small"]
 """Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch."""

@@ -194,7 +194,7 @@ def _replaced(batch: Any) -> int:
 
 
 class _Watched(Dataset[tuple[str, TrainSample] | SampleError]):
-    """A data set, its samples with their sources, that notes what each worker is making, for when one dies."""
+    """Samples with their sources, and a note of what each worker is making, for when one dies."""
 
     def __init__(self, dataset: TrainSet, num_workers: int) -> None:
         self.dataset = dataset

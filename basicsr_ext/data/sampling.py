@@ -1,7 +1,7 @@
 """Which sample is read when: everything is a function of (options, seed, sample number).
 
-Samples are numbered from 0 over the whole run, all ranks and all sources. Sample k decides its own image, crop,
-flips and noise through :func:`sample_rng`, so that the stream of batches depends neither on worker
+Samples are numbered from 0 over the whole run, all ranks and all sources. Sample k decides its own image,
+crop, flips and noise through :func:`sample_rng`, so that the stream of batches depends neither on worker
 processes, ranks and prefetching, nor on where a run was interrupted.
 """
 
@@ -192,7 +192,9 @@ class ProgressiveBatchSampler:
                 for share in shares:
                     start = drawn[share.source] + part * share.batch_size
                     requests += [
-                        SampleRequest(self._image(share.source, start + n), share.gt_size, k + n, share.source)
+                        SampleRequest(
+                            self._image(share.source, start + n), share.gt_size, k + n, share.source
+                        )
                         for n in range(share.batch_size)
                     ]
                     k += share.batch_size

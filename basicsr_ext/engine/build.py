@@ -83,9 +83,7 @@ def network_specs(options: Options) -> Iterator[tuple[str, str, Spec]]:
             yield f"net_{key.removeprefix('network_')}", key, spec
 
 
-def build_kind(
-    options: Options, networks: Mapping[str, nn.Module], device: torch.device
-) -> ModelKind[Any]:
+def build_kind(options: Options, networks: Mapping[str, nn.Module], device: torch.device) -> ModelKind[Any]:
     """Return the run's model kind with its networks on ``device``."""
     for network in networks.values():
         network.to(device)

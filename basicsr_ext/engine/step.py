@@ -227,7 +227,9 @@ class TrainingStep:
         for name, stepper in self._steppers.items():
             stepper.scaler.load_state_dict(checkpoint.state["scalers"][name])
 
-    def _backward(self, phases: Sequence[Phase], batches: Iterable[Any]) -> tuple[dict[str, Tensor], list[Any]]:
+    def _backward(
+        self, phases: Sequence[Phase], batches: Iterable[Any]
+    ) -> tuple[dict[str, Tensor], list[Any]]:
         """Add up the gradients of all micro-batches; return the losses, and the micro-batches."""
         count = self.kind.options.train.grad_accum
         totals: dict[str, Tensor] = {}

@@ -97,7 +97,9 @@ class Trainer:
         rehearse(options, self.kind, parts.train_set, self.stages, train.channels_last)
         batch = stage_batch(self.kind, parts.train_set, self.stages[0], copies=0)
         self.step.order_buckets(to_device(batch, world.device, train.channels_last))
-        self.validator = Validator(options.val, self.kind, parts.eval_sets, world, self.folder / "visualization")
+        self.validator = Validator(
+            options.val, self.kind, parts.eval_sets, world, self.folder / "visualization"
+        )
         self.checkpointer = Checkpointer(self.folder, options.logger.keep_checkpoints)
         self.speed = Speedometer(self.stages, train.grad_accum)
         self._prefetcher = self._load_batches(parts.train_set)

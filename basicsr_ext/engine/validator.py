@@ -40,7 +40,9 @@ class Evaluation:
 
     def flat(self) -> Scores:
         """Return all scores by one name each, ``psnr`` and ``bicubic_psnr``."""
-        beside = {f"{name}_{m}": value for name, scores in self.baselines.items() for m, value in scores.items()}
+        beside = {
+            f"{name}_{m}": value for name, scores in self.baselines.items() for m, value in scores.items()
+        }
         return {**self.scores, **beside}
 
 

@@ -1,7 +1,7 @@
 """Measures of a data set: ours in ``*_metric.py`` files, basicsr's and the plug-ins' through its registry.
 
-A measure of ours is a class after :class:`Metric`. A plain function, as basicsr's are, is one for restoration:
-it takes two images, HWC in 0..255, the result first, and keyword arguments (``crop_border``,
+A measure of ours is a class after :class:`Metric`. A plain function, as basicsr's are, is one for
+restoration: it takes two images, HWC in 0..255, the result first, and keyword arguments (``crop_border``,
 ``test_y_channel``); colour images come in BGR order, which basicsr's Y conversion expects. Its mean over the
 images is taken. Imports ``config`` and ``registry``; no torch.
 """

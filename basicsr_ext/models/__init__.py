@@ -1,7 +1,8 @@
 """Kinds of training, one file each, ``*_model.py``: their networks, phases, losses, options, evaluation.
 
-May import ``archs``, ``data``, ``losses``, ``metrics``, ``inference`` and ``config``. Option files are checked
-without torch: :mod:`.model_kind` does not import it, and :mod:`.restoration_model` only once it computes.
+May import ``archs``, ``data``, ``losses``, ``metrics``, ``inference`` and ``config``. Option files are
+checked without torch: :mod:`.model_kind` does not import it, and :mod:`.restoration_model` only once it
+computes.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Supervised restoration: a low-quality image in, its ground truth as target.
 
-What computes is imported where it is used: option files are checked against the sections below before torch is.
+What computes is imported where it is used: option files are checked against the sections below before torch
+is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -68,15 +69,25 @@ class RestorationTrain(Train):
     @override
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
         yield from super().relations(facts, key)
-        named = [name for name in ("pixel_opt", "perceptual_opt", "fft_opt", "edge_opt") if facts.written(f"{key}.{name}")]
+        named = [
+            name
+            for name in ("pixel_opt", "perceptual_opt", "fft_opt", "edge_opt")
+            if facts.written(f"{key}.{name}")
+        ]
         if not named and not facts.get(f"{key}.losses", {}) and facts.sound(f"{key}.losses"):
             yield Problem(
-                key, "no loss", "pixel_opt, or losses by name", "add pixel_opt: {type: L1Loss, loss_weight: 1.0}"
+                key,
+                "no loss",
+                "pixel_opt, or losses by name",
+                "add pixel_opt: {type: L1Loss, loss_weight: 1.0}",
             )
         for name in facts.get(f"{key}.losses", {}) or {}:
             if name in ("pix", "percep", "style", "fft", "edge"):
                 yield Problem(
-                    f"{key}.losses.{name}", f"the name {name!r}", "a name of your own", "BasicSR's keys log under it"
+                    f"{key}.losses.{name}",
+                    f"the name {name!r}",
+                    "a name of your own",
+                    "BasicSR's keys log under it",
                 )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basicsr_ext.config import load_options
-from basicsr_ext.config.degradations import STEPS, complete_scales
+from basicsr_ext.data.degradations import complete_scales
 
 STEP = "datasets.train.degradation.0"
 
@@ -24,11 +24,6 @@ def train(change):
 
 def steps(text: str) -> str:
     return f"degradation: [{text}, {{type: matlab_bicubic}}]"
-
-
-def test_every_type_of_step_has_a_model():
-    assert len(STEPS) == 12
-    assert {model.model_fields["type"].annotation.__args__[0] for model in STEPS.values()} == set(STEPS)
 
 
 def test_a_number_stands_for_a_range_of_one_value(tmp_path, train):

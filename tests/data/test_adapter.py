@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from sections import ForeignDataset, ForeignTrain
 
-from basicsr_ext.config.schema import ForeignDataset, ForeignTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.adapter import ForeignEval, IterationPure, foreign_options
-from basicsr_ext.data.inspection import check_sizes
+from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest
 from basicsr_ext.registry import UnknownTypeError

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_options
+from sections import DualPixelTrain, PairedKeys, PairedTrain
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.config.schema import DualPixelTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset, cache
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.loader import build_train_loader

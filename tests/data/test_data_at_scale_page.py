@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sections import ForeignTrain
 
-from basicsr_ext.config.schema import ForeignTrain
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.loader import build_train_loader

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from basicsr_ext.config.degradations import STEPS
-from basicsr_ext.config.schema import TrainDataset
+from basicsr_ext.config.schema import TrainingSet
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.sampling import SampleRequest
+from basicsr_ext.registry import DEGRADATIONS
 
 PAGE = (Path(__file__).parents[2] / "docs/degradations.md").read_text(encoding="utf-8")
 EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
@@ -23,7 +23,7 @@ def test_examples_make_samples(example, tmp_path, texture):
     options = example.get("datasets", {}).get("train", example)
     scale = example.get("scale", 1)
     roots = {key: str(tmp_path / "images") for key in options if key.startswith("dataroot")}
-    option = TypeAdapter(TrainDataset).validate_python({**options, **roots}, strict=True)
+    option = TypeAdapter(TrainingSet).validate_python({**options, **roots}, strict=True)
     sample = build_train_dataset(option, scale, 0)[SampleRequest(0, 64, 0)]
     assert sample["lq"].shape[1] == 64 // scale
     assert not sample["lq"].equal(sample["gt"])
@@ -31,5 +31,5 @@ def test_examples_make_samples(example, tmp_path, texture):
 
 def test_every_step_is_described_and_has_its_keys_listed():
     table = set(re.findall(r"^\| `(\w+)` \|.*\|.*\| .+ \|$", PAGE.partition("## Recipes")[0], re.MULTILINE))
-    assert table - {"type"} == set(STEPS)
-    assert re.findall(r"^### `(\w+)`$", PAGE, re.MULTILINE) == list(STEPS)
+    assert table - {"type"} == set(DEGRADATIONS.names())
+    assert re.findall(r"^### `(\w+)`$", PAGE, re.MULTILINE) == DEGRADATIONS.names()

@@ -11,17 +11,17 @@ from basicsr.data.degradations import add_jpg_compression, generate_poisson_nois
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from sections import PairedKeys, PairedTrain, SampleTrain
 from skimage.metrics import structural_similarity
 
-from basicsr_ext.config.degradations import STEPS, DegradationStep
-from basicsr_ext.config.schema import PairedKeys, PairedTrain, SampleTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.degradations import build_chain
+from basicsr_ext.data.degradations import DegradationStep, build_chain
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import cut_to_multiple, downscale
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
 from basicsr_ext.data.sources import ImageSource, LazyImage
 from basicsr_ext.data.transforms import Orientation, to_unit
+from basicsr_ext.registry import DEGRADATIONS
 
 SMOOTH = cv2.GaussianBlur(
     np.random.default_rng(7).integers(0, 256, (96, 120, 3)).astype(np.float32), (0, 0), 2
@@ -143,7 +143,7 @@ def test_every_step_takes_every_kind_of_image_and_gives_values_of_0_to_1(texture
         "downsample": {"modes": ["bilinear"]},
     }
     image = texture(40, 48, bits=bits)
-    for name, step in STEPS.items():
+    for name, step in DEGRADATIONS.own().items():
         scale = 2 if "scale" in step.model_fields else 1
         made = degrade(image, {"type": name, **mappings.get(name, {})}, scale=scale)
         assert made.shape == (40 // scale, 48 // scale, 3), name
@@ -152,7 +152,7 @@ def test_every_step_takes_every_kind_of_image_and_gives_values_of_0_to_1(texture
         assert to_unit(made).max() <= 1 + 1e-6, name
 
 
-@pytest.mark.parametrize("name", sorted(set(STEPS) - {"mosaic", "real_esrgan"}))
+@pytest.mark.parametrize("name", sorted(set(DEGRADATIONS.names()) - {"mosaic", "real_esrgan"}))
 def test_grey_images_stay_grey(texture, name):
     keys = {
         "gaussian_noise": {"sigma": 25},

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from sections import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.config.schema import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.loader import DevicePrefetcher, build_eval_loader, build_train_loader
 from basicsr_ext.data.samples import SampleError

@@ -8,11 +8,11 @@ import pytest
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+from sections import PairedKeys, PairedTrain, SingleKeys
 
-from basicsr_ext.config.schema import PairedKeys, PairedTrain, SingleKeys
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import read_image, write_image
-from basicsr_ext.data.inspection import check_sizes
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest

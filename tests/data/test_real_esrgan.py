@@ -10,8 +10,8 @@ from basicsr.models.realesrgan_model import RealESRGANModel
 from basicsr.utils import DiffJPEG, USMSharp
 from basicsr.utils.img_process_util import filter2D, usm_sharp
 
-from basicsr_ext.config.degradations import RealESRGAN
 from basicsr_ext.data.degradations import build_chain, real_esrgan
+from basicsr_ext.data.degradations.real_esrgan import RealESRGAN
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.sampling import global_generators, sample_rng
 from basicsr_ext.data.transforms import to_unit

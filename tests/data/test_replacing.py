@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sections import ForeignTrain, PairedTrain
 
-from basicsr_ext.config.schema import ForeignTrain, PairedTrain
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.loader import build_train_loader

@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sections import DualPixelKeys, DualPixelTrain, GaussianDenoisingKeys, GaussianDenoisingTrain, PairedTrain
 
-from basicsr_ext.config.schema import (
-    DualPixelKeys,
-    DualPixelTrain,
-    GaussianDenoisingKeys,
-    GaussianDenoisingTrain,
-    PairedTrain,
-)
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import read_image, write_image
-from basicsr_ext.data.inspection import check_sizes
 from basicsr_ext.data.sampling import SampleRequest
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sections import SampleKeys, SampleTrain
 
-from basicsr_ext.config.schema import SampleKeys, SampleTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.inspection import check_sizes
+from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sample_dataset import SPLITS
 from basicsr_ext.data.sampling import SampleRequest

@@ -13,12 +13,12 @@ import torch
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from hypothesis import given
 from hypothesis import strategies as st
+from sections import GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.config.schema import GaussianDenoisingTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.databases import close_environments
+from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import ImageError, write_image
-from basicsr_ext.data.inspection import check_sizes
 from basicsr_ext.data.loader import build_train_loader
 from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.packing import PackingError, pack, verify

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from basicsr_ext.engine.measure import step_cost
 from helpers import tiny_options
 
 from basicsr_ext import load_options
 from basicsr_ext.engine.failures import StepError, explained
-from basicsr_ext.engine.measure import step_cost
 from basicsr_ext.engine.precision import choose_algorithms
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import basicsr_ext  # noqa: F401 (makes basicsr importable)
-from basicsr_ext.config.schema import Spec
-from basicsr_ext.engine.schedule import learning_rate, stage_of
+from basicsr_ext.data.sampling import Stage, stage_of
+from basicsr_ext.schedulers import SCHEDULERS, learning_rate
 
 TOTAL = 60
 increasing = st.lists(st.integers(1, TOTAL), max_size=4).map(sorted)
@@ -33,7 +33,7 @@ def basicsr_rates(scheduler_class, kwargs, base, warmup_iter):
 
 
 def our_rates(name, kwargs, base, warmup_iter):
-    rate = learning_rate(Spec(type=name, **kwargs), base, warmup_iter)
+    rate = learning_rate(SCHEDULERS.find(name)(type=name, **kwargs), base, warmup_iter)
     return [rate(iteration) for iteration in range(1, TOTAL + 1)]
 
 
@@ -97,7 +97,9 @@ def test_cyclic_cosine_equals_restormer(first, warmup_iter):
 
 
 def test_a_rate_does_not_depend_on_the_iterations_asked_before():
-    rate = learning_rate(Spec(type="MultiStepLR", milestones=[10, 20], gamma=0.5), 1.0)
+    rate = learning_rate(
+        SCHEDULERS.find("MultiStepLR")(type="MultiStepLR", milestones=[10, 20], gamma=0.5), 1.0
+    )
     assert [rate(30), rate(1), rate(15), rate(30)] == [0.25, 1.0, 0.5, 0.25]
 
 
@@ -108,4 +110,5 @@ def test_without_a_scheduler_the_rate_is_constant_after_warm_up():
 
 
 def test_a_stage_begins_with_the_iteration_after_the_one_before_it_ends():
-    assert [stage_of(iteration, [2, 1, 3]) for iteration in range(1, 7)] == [0, 0, 1, 2, 2, 2]
+    stages = [Stage(iters, 16, 1) for iters in (2, 1, 3)]
+    assert [stage_of(iteration, stages) for iteration in range(1, 7)] == [0, 0, 1, 2, 2, 2]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sections import PairedTrain
 
-from basicsr_ext.config.schema import PairedTrain
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import downscale

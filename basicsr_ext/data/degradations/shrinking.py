@@ -49,5 +49,3 @@ class Downsample(ShrinkingStep):
             return cv2.resize(to_unit(image), size, interpolation=_OPENCV[mode]).reshape(*size[::-1], -1)
 
         return Operation(shrink, scale, margin=scale if mode == "bicubic" else 0)
-
-

@@ -1,4 +1,4 @@
-"""One sample of every stage through the networks, so that a patch they cannot take is found before the run."""
+"""One sample of every stage through the networks: a patch they cannot take is found before the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ def stage_batch(kind: ModelKind[Any], train_set: Any, stage: Stage, copies: int 
 
 
 def rehearse(
-    options: Options, kind: ModelKind[Any], train_set: Any, stages: Sequence[Stage], channels_last: bool = False
+    options: Options,
+    kind: ModelKind[Any],
+    train_set: Any,
+    stages: Sequence[Stage],
+    channels_last: bool = False,
 ) -> None:
     """Compute the losses of one sample a stage in every phase, without gradients.
 

@@ -31,7 +31,7 @@ _FULL_BATCH_MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class StepCost:
-    """Peak memory in bytes and seconds of one iteration; ``measured`` is false where they follow from batch 1."""
+    """Peak memory in bytes and seconds of one iteration; not ``measured``: they follow from one sample."""
 
     memory: int
     seconds: float
@@ -144,7 +144,9 @@ class _Trial:
     def state_bytes(self) -> int:
         """Return the bytes of weights, gradients, optimizer state and averaged weights."""
         networks = {**self._step.networks, "": nn.ModuleList(a.network for a in self._step.averages.values())}
-        weights = sum(_bytes(p) * (2 if p.requires_grad else 1) for n in networks.values() for p in n.parameters())
+        weights = sum(
+            _bytes(p) * (2 if p.requires_grad else 1) for n in networks.values() for p in n.parameters()
+        )
         moments = sum(
             _bytes(value)
             for optimizer in self._step.optimizers.values()
