@@ -14,13 +14,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from basicsr_ext.config import degradations, schema
+from basicsr_ext.config.values import describe
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from basicsr_ext.config import degradations, schema  # noqa: E402
-from basicsr_ext.config.values import describe  # noqa: E402
-
 PAGE = ROOT / "docs" / "options.md"
 STEPS_PAGE = ROOT / "docs" / "degradations.md"
 STEPS_MARK = "<!-- The rest is made by scripts/generate_docs.py. -->\n"

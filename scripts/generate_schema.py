@@ -14,15 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from basicsr_ext.config.degradations import STEPS
+from basicsr_ext.config.schema import BUILTIN_DATASETS, EvalDataset, Options, TrainDataset
+from basicsr_ext.config.signature import argument_types
+from basicsr_ext.config.structure import model_for
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from basicsr_ext.config.degradations import STEPS  # noqa: E402
-from basicsr_ext.config.schema import BUILTIN_DATASETS, EvalDataset, Options, TrainDataset  # noqa: E402
-from basicsr_ext.config.signature import argument_types  # noqa: E402
-from basicsr_ext.config.structure import model_for  # noqa: E402
-
 SCHEMA_FILE = ROOT / "options" / "schema.json"
 Schema = dict[str, Any]
 
