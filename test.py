@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.leaving import leave
+from basicsr_ext.exit import exit_process
 
 
 def main() -> int:
@@ -35,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

@@ -7,7 +7,7 @@ import os
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.leaving import leave
+from basicsr_ext.exit import exit_process
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 
@@ -71,4 +71,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

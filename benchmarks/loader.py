@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -30,8 +29,6 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import basicsr_ext  # noqa: F401 (makes basicsr importable)
 

@@ -27,11 +27,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from basicsr_ext.data.images import write_image
 
-from basicsr_ext.data.images import write_image  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 WARM_UP = 0.25
 """Share of the run in which caches and allocators may still grow."""

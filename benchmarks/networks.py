@@ -20,19 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
-
-import basicsr_ext as bx  # noqa: E402
-from basicsr_ext.archs import pixel_range  # noqa: E402
+import basicsr_ext as bx
+from basicsr_ext.archs import pixel_range
 
 _EDT_T = {"num_feat": 8, "embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4}
 _SWINIR = {"embed_dim": 180, "depths": [6] * 6, "num_heads": [6] * 6, "mlp_ratio": 2, "img_range": 1.0}

@@ -1,8 +1,4 @@
-"""What the data commands share: arguments, worker processes, progress, errors in one line.
-
-Importing it makes the package importable: a fresh clone is not installed, and Python looks for modules
-beside the script only. So scripts import this module first.
-"""
+"""What the data commands share: arguments, worker processes, progress, errors in one line."""
 
 from __future__ import annotations
 
@@ -19,14 +15,12 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from basicsr_ext.data.images import run_single_threaded
+from basicsr_ext.data.opening import open_source
+from basicsr_ext.data.sources import FileSource, first_few
+from basicsr_ext.files import write_atomically
 
-from basicsr_ext.data.images import run_single_threaded  # noqa: E402
-from basicsr_ext.data.opening import open_source  # noqa: E402
-from basicsr_ext.data.sources import FileSource, first_few  # noqa: E402
-from basicsr_ext.files import write_atomically  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 _WORTH_A_PROCESS = 8
 """Images that a process must have to do: starting it takes about as long."""

@@ -22,9 +22,6 @@ from pathlib import Path
 
 from rich.progress import track
 
-# A fresh clone is not installed, and Python looks for modules beside this file only.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from basicsr_ext.config import OptionError, load_options, resolved_stages
 from basicsr_ext.config.schema import for_training
 from basicsr_ext.data.inspection import Finding, InspectedSet, OtherSet, inspect_all, open_set

@@ -23,9 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-# A fresh clone is not installed, and Python looks for modules beside this file only.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from basicsr_ext.data.opening import match, open_source
 from basicsr_ext.data.packing import pack, progress_bar, verify
 from basicsr_ext.data.sources import StoredSource, first_few

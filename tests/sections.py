@@ -1,4 +1,4 @@
-"""Option sections of the data sets, as ``datasets.train`` (``…Train``) and as ``datasets.val`` (``…Keys``)."""
+"""Option sections of the data sets, for ``datasets.train`` (``…Train``) and ``datasets.val`` (``…Keys``)."""
 
 from basicsr_ext.config.schema import for_training
 from basicsr_ext.data.denoising_dataset import GaussianDenoisingImages

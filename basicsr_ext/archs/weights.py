@@ -24,7 +24,7 @@ _PREFIXES = ("module.", "_orig_mod.", "net_g.", "model.", "net.", "network.", "g
 _DERIVED = re.compile(r"(^|\.)(attn_mask(_[hv])?|relative_position_index|relative_coords_table)$")
 
 
-class CheckpointError(ValueError):
+class WeightsFileError(ValueError):
     """A file that cannot be read as weights; the message names it and says why."""
 
 
@@ -102,7 +102,7 @@ def load_weights(
             keep their values.
 
     Raises:
-        CheckpointError: the file cannot be read as weights.
+        WeightsFileError: the file cannot be read as weights.
         WeightsError: ``strict``, and something does not fit; every such key is listed.
         ValueError: ``param_key`` or one of ``tasks`` is unknown.
     """
@@ -146,17 +146,17 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
     """Return what a .pth, .pt, .ckpt, .bin or .safetensors file holds, on the CPU, without running code.
 
     Raises:
-        CheckpointError: the file is empty, truncated, not a checkpoint, or a pickle that would run code.
+        WeightsFileError: the file is empty, truncated, not a checkpoint, or a pickle that would run code.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(2)
     if not head:
-        raise CheckpointError(f"{path}: the file is empty")
+        raise WeightsFileError(f"{path}: the file is empty")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, head)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not named weights")
+        raise WeightsFileError(f"{path}: holds a {type(content).__name__}, not named weights")
     return content
 
 
@@ -173,7 +173,7 @@ def _read_pickle(path: Path, head: bytes) -> object:
             reason = "refused, a plain pickle could run code; write it with torch.save or as .safetensors"
         else:
             reason = "not a checkpoint, or a damaged one"
-        raise CheckpointError(f"{path}: {reason}") from error
+        raise WeightsFileError(f"{path}: {reason}") from error
 
 
 def _read_safetensors(path: Path) -> object:
@@ -181,11 +181,11 @@ def _read_safetensors(path: Path) -> object:
         from safetensors import SafetensorError  # pyright: ignore[reportMissingImports]
         from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs 'pip install safetensors'") from error
+        raise WeightsFileError(f"{path}: reading it needs 'pip install safetensors'") from error
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+        raise WeightsFileError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 
 def _unwrap(content: Mapping[str, Any], param_key: str | None, where: str) -> dict[str, Tensor]:
@@ -199,7 +199,7 @@ def _unwrap(content: Mapping[str, Any], param_key: str | None, where: str) -> di
         content = content[wrapper]
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
-        raise CheckpointError(f"{where}: holds no weights; its entries are {sorted(map(str, content))[:20]}")
+        raise WeightsFileError(f"{where}: holds no weights; its entries are {sorted(map(str, content))[:20]}")
     return weights
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import basicsr_ext as bx
-from basicsr_ext.archs.weights import CheckpointError, WeightsError, load_weights, read_checkpoint
+from basicsr_ext.archs.weights import WeightsError, WeightsFileError, load_weights, read_checkpoint
 
 TINY = {"window_size": [2, 4], "embed_dim": 8, "num_feat": 2, "depth": 1, "depths": [2], "num_heads": [2]}
 
@@ -75,7 +75,7 @@ class TestWrappings:
         load_weights(torch.compile(edt(3), backend="eager"), source.state_dict())  # pyright: ignore
 
     def test_content_without_weights_is_refused(self):
-        with pytest.raises(CheckpointError, match=r"no weights; its entries are \['iter'\]"):
+        with pytest.raises(WeightsFileError, match=r"no weights; its entries are \['iter'\]"):
             load_weights(edt(), {"iter": 3})
 
 
@@ -195,13 +195,13 @@ class TestFiles:
             path.write_bytes(pickle.dumps(content))
         else:
             torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
-        with pytest.raises(CheckpointError, match=r"evil\.pth: refused"):
+        with pytest.raises(WeightsFileError, match=r"evil\.pth: refused"):
             read_checkpoint(path)
         assert not target.exists()
 
     def test_a_foreign_object_is_named(self, tmp_path):
         torch.save({"state_dict": {}, "hyper_parameters": argparse.Namespace()}, tmp_path / "lit.ckpt")
-        with pytest.raises(CheckpointError, match=r"lit\.ckpt: refused.*argparse\.Namespace"):
+        with pytest.raises(WeightsFileError, match=r"lit\.ckpt: refused.*argparse\.Namespace"):
             read_checkpoint(tmp_path / "lit.ckpt")
 
     @pytest.mark.parametrize("kept", [0.001, 0.5, 0.999])
@@ -211,7 +211,7 @@ class TestFiles:
         torch.save({"params": {"a": torch.ones(5000)}}, path, _use_new_zipfile_serialization=new_format)
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * kept)])
-        with pytest.raises(CheckpointError, match=r"half\.pth: not a checkpoint, or a damaged one"):
+        with pytest.raises(WeightsFileError, match=r"half\.pth: not a checkpoint, or a damaged one"):
             read_checkpoint(path)
 
     @pytest.mark.parametrize(
@@ -219,12 +219,12 @@ class TestFiles:
     )
     def test_another_kind_of_file_is_refused(self, tmp_path, data):
         (tmp_path / "other.pth").write_bytes(data)
-        with pytest.raises(CheckpointError, match=r"other\.pth: not a checkpoint"):
+        with pytest.raises(WeightsFileError, match=r"other\.pth: not a checkpoint"):
             read_checkpoint(tmp_path / "other.pth")
 
     def test_an_empty_file_is_refused(self, tmp_path):
         (tmp_path / "empty.pth").touch()
-        with pytest.raises(CheckpointError, match=r"empty\.pth: the file is empty"):
+        with pytest.raises(WeightsFileError, match=r"empty\.pth: the file is empty"):
             read_checkpoint(tmp_path / "empty.pth")
 
     def test_a_missing_file_is_named(self, tmp_path):
@@ -233,5 +233,5 @@ class TestFiles:
 
     def test_a_lone_tensor_is_not_weights(self, tmp_path):
         torch.save(torch.ones(3), tmp_path / "tensor.pth")
-        with pytest.raises(CheckpointError, match="holds a Tensor, not named weights"):
+        with pytest.raises(WeightsFileError, match="holds a Tensor, not named weights"):
             read_checkpoint(tmp_path / "tensor.pth")

@@ -1,11 +1,6 @@
 """Nothing grows while a run goes on, and growth would be seen."""
 
-import sys
-
 import pytest
-from helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 from long_run import MIB, TOLERANCE, Reading, allowed, growing, growth, watch
 
 QUANTITIES = (*TOLERANCE, "log_rate")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "basicsr", "cv2", "numpy", "rich")
 PROGRAM = f"""
 import sys
@@ -22,13 +19,11 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         capture_output=True,
         text=True,
         check=True,
-        env=environment,
     )
 
 

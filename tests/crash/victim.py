@@ -23,12 +23,10 @@ import numpy as np
 import torch
 import yaml
 
+from basicsr_ext.data.images import write_image
+from basicsr_ext.engine.checkpoint import Checkpointer
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from basicsr_ext.data.images import write_image  # noqa: E402
-from basicsr_ext.engine.checkpoint import Checkpointer  # noqa: E402
-
 TOTAL = 48
 STAGE_ENDS = (16, 32)
 TIMINGS = {"iterations_per_second", "data_wait"}

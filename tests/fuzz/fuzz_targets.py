@@ -27,18 +27,15 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from basicsr_ext import load_weights
+from basicsr_ext.archs.weights import WeightsError, WeightsFileError, read_checkpoint
+from basicsr_ext.config import OptionError, Options, load_options
+from basicsr_ext.data.images import ImageError, decode_image, image_size
+from basicsr_ext.data.opening import open_source, select
+from basicsr_ext.data.sources import FileSource
+from basicsr_ext.engine.checkpoint import Checkpointer, CheckpointError
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from basicsr_ext import load_weights  # noqa: E402
-from basicsr_ext.archs.weights import CheckpointError as WeightsFileError  # noqa: E402
-from basicsr_ext.archs.weights import WeightsError, read_checkpoint  # noqa: E402
-from basicsr_ext.config import OptionError, Options, load_options  # noqa: E402
-from basicsr_ext.data.images import ImageError, decode_image, image_size  # noqa: E402
-from basicsr_ext.data.opening import open_source, select  # noqa: E402
-from basicsr_ext.data.sources import FileSource  # noqa: E402
-from basicsr_ext.engine.checkpoint import Checkpointer, CheckpointError  # noqa: E402
-
 SECONDS = 20
 """An example that takes longer hangs."""
 _FORBIDDEN = {

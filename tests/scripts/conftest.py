@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command
 
 from basicsr_ext.data.images import write_image
 
@@ -18,22 +19,11 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def script() -> RunScript:
-    """script("make_lr", folder, "--scales", 2): the finished process.
-
-    It runs in another folder and without PYTHONPATH, as in a fresh clone.
-    """
+    """script("make_lr", folder, "--scales", 2): the finished process, which ran in another folder."""
 
     def run(name: str, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            env={"PATH": "", "OMP_NUM_THREADS": "1"},
-            timeout=timeout,
-            check=False,
-        )
+        command = [sys.executable, SCRIPTS / f"{name}.py", *map(str, arguments)]
+        return run_command(*command, timeout=timeout, cwd=Path("/"))
 
     return run
 

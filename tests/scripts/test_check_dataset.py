@@ -3,15 +3,13 @@
 import json
 import sys
 
+import check_dataset
 import cv2
 import lmdb
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT, run_command, tiny_options
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import check_dataset
+from helpers import run_command, tiny_options
 
 
 @pytest.fixture

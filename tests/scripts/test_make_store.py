@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_command
 
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.opening import open_source
@@ -23,8 +24,7 @@ def folder(tmp_path):
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PATH": ""}, check=False)
+    return run_command(sys.executable, SCRIPT, *map(str, arguments), cwd=Path("/"))
 
 
 def test_a_folder_is_packed_beside_itself_with_a_report(folder):

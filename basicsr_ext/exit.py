@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process with an exit code; one of several ranks without taking the interpreter apart.
 
     gloo's threads may still be about to drop the Python objects of the last collective. If the interpreter
