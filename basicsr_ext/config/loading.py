@@ -74,12 +74,12 @@ def _check(
         document.problems.append(Problem("model_type", repr(name), "a registered model", fix))
         return None, document.problems, document.places
     repaired = repair(mapping, root, document.places)
-    options, mistyped = validate(repaired.mapping, root)
+    options, mistyped, doubtful = validate(repaired.mapping, root)
     # One mistake, one line: an unreadable value is not also a wrong one, a misspelt key not also mistyped.
     known = document.unusable | repaired.renamed
     mistyped = [problem for problem in mistyped if problem.key not in known]
     problems = [*document.problems, *repaired.problems, *mistyped]
-    facts = Facts(repaired.mapping, document.unusable | {problem.key for problem in mistyped})
+    facts = Facts(repaired.mapping, document.unusable | doubtful)
     problems += check_relations(repaired.mapping, root, facts, phases)
     if not problems:
         _import_plugins(document)

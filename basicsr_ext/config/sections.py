@@ -91,9 +91,7 @@ class ByType:
             )
         name = value.get("type")
         if name is None:
-            misspelt = closest("type", value)
-            fix = f"write 'type' for {misspelt!r}" if misspelt else known
-            return Problem(f"{path}.type", "nothing", self.wanted, fix)
+            return Problem(f"{path}.type", "nothing", self.wanted, known)
         if isinstance(name, str) and name in self.registry.names():
             return Problem(f"{path}.type", show(name), self.misfit)
         return Problem(

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..spelling import closest
 from .errors import Problem
 from .facts import Facts
 from .paths import Existing
-from .schema import Datasets, EvaluationSet, LoaderKeys, Options
+from .schema import Datasets, EvaluationSet, LoaderKeys, Options, Scheduler
 from .sections import ByType, ConstructedBy, OptionMapping, metadata_of
 from .signature import check_arguments, written_constructor
 from .values import describe, show
@@ -147,6 +147,13 @@ class Repaired:
     renamed: set[str] = field(default_factory=set)
 
 
+class _Typed(OptionMapping):
+    """A mapping of which nothing is known before it has a type."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
 def repair(mapping: dict[str, Any], root: type[Options], places: dict[str, str]) -> Repaired:
     """Report every key that the schema does not know; rename it to the nearest key, or leave it out."""
     repaired = Repaired(places=dict(places))
@@ -169,6 +176,8 @@ def _repair(
         return [_repair(item, below, _join(path, i), repaired, homes) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
+    if by_type(annotation) and "type" not in value:
+        value = _repair_keys(value, _Typed, path, repaired, homes)
     model = model_for(annotation, value)
     if model is not None:
         value = _repair_keys(value, model, path, repaired, homes)
@@ -244,6 +253,8 @@ def _unknown(
     if path.startswith("datasets.") and "type" in value:
         kind = "training set" if path == "datasets.train" else "evaluation set"
         owner = f"a {value['type']} {kind if path.count('.') == 1 else 'step'}"
+    if issubclass(model, Scheduler):
+        owner = value["type"]
     known = ["train", "val", "val_1", "test", "test_1"] if model is Datasets else list(model.model_fields)
     # A nested mapping's key is not likely meant for another section.
     at_home = [name for name, section in homes.items() if key in section.model_fields and path.count(".") < 2]
@@ -267,16 +278,23 @@ def _move(places: dict[str, str], old: str, new: str) -> None:
 # --- types ------------------------------------------------------------------------------------------
 
 
-def validate(mapping: dict[str, Any], root: type[Options]) -> tuple[Options | None, list[Problem]]:
-    """Return the typed options, or None and one problem for each key that is missing or of a wrong type."""
+def validate(
+    mapping: dict[str, Any], root: type[Options]
+) -> tuple[Options | None, list[Problem], set[str]]:
+    """Return the typed options, or None and one problem for each key that is missing or of a wrong type.
+
+    The set holds the dotted keys in doubt: those of the problems, and mappings that no section is known for.
+    """
     try:
-        return root.model_validate(mapping), []
+        return root.model_validate(mapping), [], set()
     except ValidationError as error:
         problems: dict[str, Problem] = {}
+        doubtful: set[str] = set()
         for location, detail in _flattened(error):
-            problem = _translate(location, detail["type"], mapping, root)
+            path, problem = _translate(location, detail["type"], mapping, root)
             problems.setdefault(problem.key, problem)
-        return None, list(problems.values())
+            doubtful |= {path, problem.key}
+        return None, list(problems.values()), doubtful
 
 
 def _flattened(
@@ -292,7 +310,10 @@ def _flattened(
             yield location, detail
 
 
-def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any], root: Any) -> Problem:
+def _translate(
+    location: tuple[Any, ...], kind: str, mapping: dict[str, Any], root: Any
+) -> tuple[str, Problem]:
+    """Return the dotted key of the value in doubt, and the problem, which may name a key in it."""
     missing = kind == "missing"
     path, description = "", ""
     value: Any = mapping
@@ -313,11 +334,11 @@ def _translate(location: tuple[Any, ...], kind: str, mapping: dict[str, Any], ro
         value = None if last_missing else value[key]
     chosen = by_type(annotation)
     if chosen is not None and not missing:
-        return chosen.problem(path, value)
+        return path, chosen.problem(path, value)
     expected = describe(annotation)
     if missing:
-        return Problem(path, "nothing", f"{expected} ({description})" if description else expected)
-    return Problem(path, show(value), expected, _better(value, annotation))
+        return path, Problem(path, "nothing", f"{expected} ({description})" if description else expected)
+    return path, Problem(path, show(value), expected, _better(value, annotation))
 
 
 def _better(value: Any, annotation: Any) -> str:

@@ -68,8 +68,8 @@ class ModelKind(ABC, Generic[OptionsT]):
     """Networks trained together, and what is computed with them.
 
     The engine owns devices, precision, optimizers, averaging over ranks and over time, checkpoints and
-    logs; a kind owns what is computed. The engine looks up nothing in a batch, and a kind knows no rank. A subclass is
-    registered in :data:`MODELS` under the names that ``model_type`` may have; it declares its
+    logs; a kind owns what is computed. The engine looks up nothing in a batch, and a kind knows no rank. A
+    subclass is registered in :data:`MODELS` under the names that ``model_type`` may have; it declares its
     :attr:`Options`, whose fields ``network_g``, ``network_d``, … are its networks ``net_g``, ``net_d``, ….
 
     Args:

@@ -32,9 +32,9 @@ class CosineCycles(Scheduler):
     @classmethod
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
         """Check that each cycle has its values, and that the cycles cover the run."""
-        problems = list(one_for_each(facts, key, "restart_weights", "periods", [1]))
+        problems = list(one_for_each(facts, key, "restart_weights", [1], "periods", [1]))
         if "eta_mins" in cls.model_fields:
-            problems += one_for_each(facts, key, "eta_mins", "periods", [1])
+            problems += one_for_each(facts, key, "eta_mins", [0], "periods", [1])
         yield from problems
         periods, total = facts.get(f"{key}.periods"), facts.get("train.total_iter")
         if not problems and periods is not None and total is not None and sum(periods) < total:

@@ -35,7 +35,7 @@ class MultiStepLR(Scheduler):
             if values is not None and sorted(set(values)) != values:
                 fix = f"write {sorted(set(values))}"
                 yield Problem(f"{key}.{name}", show(values), "increasing iterations", fix)
-        yield from one_for_each(facts, key, "restart_weights", "restarts", [0])
+        yield from one_for_each(facts, key, "restart_weights", [1], "restarts", [0])
 
     def rate(self, base: float, warmup_iter: int) -> LearningRate:
         """Return the rate after a warm-up of ``warmup_iter`` iterations (-1: none)."""
@@ -58,9 +58,11 @@ class MultiStepLR(Scheduler):
         return rate
 
 
-def one_for_each(facts: Facts, key: str, name: str, of: str, default: list[int]) -> Iterator[Problem]:
-    """Yield a problem if list ``name`` (left out: one value) has another length than list ``of``."""
-    values, others = facts.get(f"{key}.{name}", [1]), facts.get(f"{key}.{of}", default)
+def one_for_each(
+    facts: Facts, key: str, name: str, default: list[int], of: str, of_default: list[int]
+) -> Iterator[Problem]:
+    """Yield a problem if list ``name`` has another length than list ``of``; left out, each has its default."""
+    values, others = facts.get(f"{key}.{name}", default), facts.get(f"{key}.{of}", of_default)
     if values is not None and others is not None and len(values) != len(others):
         found = f"{len(values)} {'value' if len(values) == 1 else 'values'} ({show(values)})"
         yield Problem(f"{key}.{name}", found, f"{len(others)}, one for each of {of}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
-HEAVY = ("torch", "torchvision", "basicsr", "cv2", "numpy", "rich")
+HEAVY = ("torch", "torchvision", "basicsr", "skimage", "scipy", "rich")
 PROGRAM = f"""
 import sys
 from basicsr_ext.config import OptionError, load_options
@@ -40,13 +39,3 @@ def test_a_good_file_is_accepted_without_importing_torch_or_basicsr(tmp_path, ba
     file.write_text(base)
     result = run(str(file))
     assert (result.stdout, result.stderr) == ("[]\n", "")
-
-
-def test_the_answer_comes_at_once(tmp_path, base):
-    file = tmp_path / "o.yml"
-    file.write_text(base.replace("scale: 4", "scale: x"))
-    run(str(file))  # Compiles the modules where that has not been done.
-    start = time.perf_counter()
-    run(str(file))
-    # A third of a second on an idle machine; a busy one gets its share.
-    assert time.perf_counter() - start < 1.2

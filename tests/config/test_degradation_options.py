@@ -47,7 +47,10 @@ def test_steps_survive_being_written_and_read_again(tmp_path, train):
     ("step", "complaint"),
     [
         ("{type: blurr}", f"{STEP}.type: found 'blurr' (text), expected a step's name; did you mean 'blur'?"),
-        ("{typ: blur}", f"{STEP}.type: found nothing, expected a step's name; write 'type' for 'typ'"),
+        (
+            "{typ: blur}",
+            f"{STEP}.typ: found an unknown key, expected a key of {STEP}; did you mean 'type'?",
+        ),
         ("jpg", f"{STEP}: found 'jpg' (text), expected a mapping with type; write {{type: jpeg}}"),
         (
             "{type: gaussian_noise, sigm: 25}",
@@ -57,7 +60,7 @@ def test_steps_survive_being_written_and_read_again(tmp_path, train):
         (
             "{type: jpeg, quality: 30, scale: 2}",
             f"{STEP}.scale: found an unknown key, expected a key of a jpeg step;"
-            " known: prob, type, quality, subsampling",
+            " known: type, prob, quality, subsampling",
         ),
         (
             "{type: gaussian_noise, sigma: -1}",

@@ -73,33 +73,33 @@ def test_a_data_sets_own_scale_counts(base, complaints):
     ],
 )
 def test_schedulers_of_basicsr_and_restormer_are_accepted(change, complaints, scheduler):
-    assert complaints(change(LOSS, f"scheduler: {scheduler}")) == []
+    assert complaints(change(LOSS, f"{LOSS}\n  scheduler: {scheduler}")) == []
 
 
 @pytest.mark.parametrize(
     ("scheduler", "line"),
     [
         ("{type: MultiStepRL, milestones: [5]}", "type: found 'MultiStepRL' (text), expected a known learning-rate schedule; did you mean 'MultiStepLR'?"),
-        ("{type: MultiStepLR}", "milestones: found nothing, expected a list, which MultiStepLR needs"),
-        ("{type: MultiStepLR, milestone: [5]}", "milestone: found an unknown key, expected an argument of MultiStepLR; did you mean 'milestones'?"),
+        ("{type: MultiStepLR}", "milestones: found nothing, expected a list of whole numbers from 0 up (Iterations after which the rate drops, increasing.)"),
+        ("{type: MultiStepLR, milestone: [5]}", "milestone: found an unknown key, expected a key of MultiStepLR; did you mean 'milestones'?"),
         ("{type: MultiStepLR, milestones: 5}", "milestones: found 5, expected a list of whole numbers from 0 up; write [5]"),
         ("{type: MultiStepLR, milestones: [8, 5]}", "milestones: found the list [8, 5], expected increasing iterations; write [5, 8]"),
-        ("{type: MultiStepLR, milestones: [5.5]}", "milestones: found the list [5.5], expected a list of whole numbers from 0 up"),
+        ("{type: MultiStepLR, milestones: [5.5]}", "milestones.0: found 5.5, expected a whole number from 0 up"),
         ("{type: MultiStepLR, milestones: [5], gamma: half}", "gamma: found 'half' (text), expected a number from 0 up"),
         ("{type: MultiStepLR, milestones: [5], restarts: [0, 5]}", "restart_weights: found 1 value (the list [1]), expected 2, one for each of restarts"),
         ("{type: CosineAnnealingRestartLR, periods: [50, 50]}", "restart_weights: found 1 value (the list [1]), expected 2, one for each of periods"),
         ("{type: CosineAnnealingRestartLR, periods: [99]}", "periods: found periods of 99 iterations in all, expected at least train.total_iter, which is 100"),
-        ("{type: CosineAnnealingRestartLR, periods: [0]}", "periods: found the list [0], expected a list of positive whole numbers"),
+        ("{type: CosineAnnealingRestartLR, periods: [0]}", "periods.0: found 0, expected a positive whole number"),
         ("{type: CosineAnnealingRestartCyclicLR, periods: [50, 50], restart_weights: [1, 1]}", "eta_mins: found 1 value (the list [0]), expected 2, one for each of periods"),
-        ("{type: CosineAnnealingRestartCyclicLR, periods: [100], eta_min: 0}", "eta_min: found an unknown key, expected an argument of CosineAnnealingRestartCyclicLR; did you mean 'eta_mins'?"),
+        ("{type: CosineAnnealingRestartCyclicLR, periods: [100], eta_min: 0}", "eta_min: found an unknown key, expected a key of CosineAnnealingRestartCyclicLR; did you mean 'eta_mins'?"),
     ],
 )  # fmt: skip
 def test_a_wrong_scheduler_gives_one_line(change, complaints, scheduler, line):
-    assert complaints(change(LOSS, f"scheduler: {scheduler}")) == [f"o.yml:19: train.scheduler.{line}"]
+    assert complaints(change(LOSS, f"{LOSS}\n  scheduler: {scheduler}")) == [f"o.yml:20: train.scheduler.{line}"]
 
 
 def test_a_wrong_argument_of_an_unknown_scheduler_is_not_guessed_at(change, complaints):
-    assert len(complaints(change(LOSS, "scheduler: {type: Mine, milestones: 5}"))) == 1
+    assert len(complaints(change(LOSS, f"{LOSS}\n  scheduler: {{type: Mine, milestones: 5}}"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_wrong_argument_of_an_unknown_scheduler_is_not_guessed_at(change, comp
         ("  val:\n    type: SampleImages\n    split: val\n", "", "o.yml:18: val.val_freq: found 50 but no validation set, expected datasets.val beside it; add datasets.val or delete val_freq"),
         ("  val_freq: 50\n", "", "o.yml:20: val.val_freq: found nothing, though there is datasets.val, expected a positive whole number (iterations between validations)"),
         ("val_freq: 50", "val_freq: 50\n  tile: 32", "o.yml:20: val.tile_overlap: found 32, expected less than val.tile, which is 32"),
-        (LOSS, "warmup_iter: 100", "o.yml:19: train.warmup_iter: found 100, expected less than train.total_iter, which is 100"),
-        (LOSS, "warmup_iter: -2", "o.yml:19: train.warmup_iter: found -2, expected a whole number from -1 up"),
+        (LOSS, f"{LOSS}\n  warmup_iter: 100", "o.yml:20: train.warmup_iter: found 100, expected less than train.total_iter, which is 100"),
+        (LOSS, f"{LOSS}\n  warmup_iter: -2", "o.yml:20: train.warmup_iter: found -2, expected a whole number from -1 up"),
         ("type: EDT", "upscale: 2\n  type: MSRResNet", "o.yml:12: network_g.upscale: found 2, expected the file's scale, which is 4"),
         ("type: calculate_psnr, ", "", "o.yml:23: val.metrics.psnr.type: found nothing, expected text (Registered name: ours first, then basicsr's and the plug-ins'.)"),
     ],

@@ -44,9 +44,10 @@ def test_sections_that_the_file_lacks_are_made(load):
     assert list(options.datasets.evaluation("test")) == ["test_1"]
 
 
-def test_constructor_arguments_are_free(load):
-    options = load("network_g:depths=[2, 2]", "train:optim_g:betas=[0.9, 0.99]", "network_g:a:b={c: 1}")
-    assert options.network_g.kwargs == {"scales": [4], "depths": [2, 2], "a": {"b": {"c": 1}}}
+def test_arguments_of_constructors_elsewhere_are_free(load):
+    network = "network_g={type: PlugInNet, depths: [2, 2]}"
+    options = load(network, "train:optim_g:betas=[0.9, 0.99]", "network_g:a:b={c: 1}")
+    assert options.network_g.kwargs == {"depths": [2, 2], "a": {"b": {"c": 1}}}
     assert options.train.optim_g.kwargs == {"betas": [0.9, 0.99]}
 
 

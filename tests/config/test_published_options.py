@@ -43,7 +43,7 @@ def test_files_load_where_their_data_is(file, tmp_path, monkeypatch):
 def test_numbers_written_as_floats_keep_their_meaning():
     options = load("basicsr_train_msrresnet_x4")
     assert options.train.optim_g.lr == 2e-4
-    assert options.train.scheduler.kwargs["eta_min"] == 1e-7
+    assert options.train.scheduler.eta_min == 1e-7
     assert options.val.val_freq == options.logger.save_checkpoint_freq == 5000
 
 
