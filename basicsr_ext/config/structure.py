@@ -278,9 +278,7 @@ def _move(places: dict[str, str], old: str, new: str) -> None:
 # --- types ------------------------------------------------------------------------------------------
 
 
-def validate(
-    mapping: dict[str, Any], root: type[Options]
-) -> tuple[Options | None, list[Problem], set[str]]:
+def validate(mapping: dict[str, Any], root: type[Options]) -> tuple[Options | None, list[Problem], set[str]]:
     """Return the typed options, or None and one problem for each key that is missing or of a wrong type.
 
     The set holds the dotted keys in doubt: those of the problems, and mappings that no section is known for.

@@ -8,8 +8,7 @@ from datetime import timedelta
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..data.sampling import Stage
-from .schedule import stage_of
+from ..data.sampling import Stage, stage_of
 
 
 class Speedometer:
@@ -20,7 +19,7 @@ class Speedometer:
     """
 
     def __init__(self, stages: Sequence[Stage], grad_accum: int = 1) -> None:
-        self._iters = [stage.iters for stage in stages]
+        self._stages = tuple(stages)
         self._pixels = [stage.batch_size * grad_accum * stage.gt_size**2 for stage in stages]
         self._seconds: dict[int, tuple[float, int]] = {}
         self._since_report = 0.0
@@ -29,7 +28,7 @@ class Speedometer:
 
     def add(self, iteration: int, seconds: float, waited: float) -> None:
         """Count one iteration that took ``seconds``, of which ``waited`` were spent waiting for data."""
-        stage = stage_of(iteration, self._iters)
+        stage = stage_of(iteration, self._stages)
         total, count = self._seconds.get(stage, (0.0, 0))
         self._seconds[stage] = (total + seconds, count + 1)
         self._since_report += seconds
@@ -47,7 +46,7 @@ class Speedometer:
         """Return the predicted seconds from the end of ``iteration`` to the end of the run."""
         left = 0.0
         start = 0
-        for stage, iters in enumerate(self._iters):
+        for stage, iters in enumerate(stage.iters for stage in self._stages):
             todo = min(iters, start + iters - iteration)
             if todo > 0:
                 left += todo * self._seconds_per_iteration(stage)

@@ -95,7 +95,9 @@ def test_schedulers_of_basicsr_and_restormer_are_accepted(change, complaints, sc
     ],
 )  # fmt: skip
 def test_a_wrong_scheduler_gives_one_line(change, complaints, scheduler, line):
-    assert complaints(change(LOSS, f"{LOSS}\n  scheduler: {scheduler}")) == [f"o.yml:20: train.scheduler.{line}"]
+    assert complaints(change(LOSS, f"{LOSS}\n  scheduler: {scheduler}")) == [
+        f"o.yml:20: train.scheduler.{line}"
+    ]
 
 
 def test_a_wrong_argument_of_an_unknown_scheduler_is_not_guessed_at(change, complaints):

@@ -78,7 +78,7 @@ def test_patches_that_the_network_cannot_take_are_found_before_the_run(tmp_path)
     with pytest.raises(OptionError) as caught:
         train(load_options(options))
     (line,) = str(caught.value).splitlines()
-    assert line.startswith("options: datasets.train.stages.1.gt_size: found 32, with which network_g fails")
+    assert line.startswith("options: datasets.train.stages.1.gt_size: found 32, with which a step fails")
     assert line.endswith("its windows need multiples of 14")
     assert not (tmp_path / "run").exists()
 
@@ -111,7 +111,7 @@ def test_a_pre_trained_multi_task_network_gives_body_and_task(tmp_path):
         "pretrain_network_g": str(tmp_path / "pretrained.pth"),
         "pretrain_tasks": ["sr_x2"],
     }
-    state = build_parts(load_options(options), 1, training=True).network.state_dict()
+    state = build_parts(load_options(options), 1, training=True).networks["net_g"].state_dict()
     expected = {key: value for key, value in many.state_dict().items() if not re.search("sr_x3|dn_", key)}
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in state)
@@ -166,7 +166,7 @@ def test_a_plugin_can_bring_a_network(tmp_path, monkeypatch, capsys):
     options["plugins"] = ["my_plugin"]
     options["network_g"] = {"type": "PluginNet", "width": 4}
     parts = build_parts(load_options(copy.deepcopy(options)), 1, training=True)
-    assert type(parts.network).__name__ == "PluginNet"
+    assert type(parts.networks["net_g"]).__name__ == "PluginNet"
     assert check(load_options(options))
     assert "(measured)" in capsys.readouterr().out
 

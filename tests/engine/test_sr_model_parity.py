@@ -61,21 +61,21 @@ def test_ten_iterations_end_with_the_same_weights_and_average(trainer):
     )
     # SRModel freezes the average of the weights it was built with: both start from one set.
     for network in (theirs.net_g, theirs.net_g_ema):
-        network.load_state_dict(trainer.model.network.state_dict())
+        network.load_state_dict(trainer.step.networks["net_g"].state_dict())
 
     batches = []
-    take = trainer._next_batch
-    trainer._next_batch = lambda: batches.append(take()) or batches[-1]
+    coming = trainer._batches
+    trainer._batches = (batches.append(batch) or batch for batch in coming)
     losses = []
     for iteration in range(1, ITERATIONS + 1):
         trainer.train_step()
         theirs.feed_data(batches[-1])
         theirs.update_learning_rate(iteration, TRAIN["warmup_iter"])
         theirs.optimize_parameters(iteration)
-        losses.append((float(trainer._last_losses["l_pix"]), theirs.log_dict["l_pix"]))
+        losses.append((float(trainer._last.losses["l_pix"]), theirs.log_dict["l_pix"]))
 
     trainer.save()  # takes the last step into the average
-    ours, ours_average = trainer.model.network, trainer.average.network
+    ours, ours_average = trainer.step.networks["net_g"], trainer.step.averages["net_g"].network
     assert_equal(ours.state_dict(), theirs.net_g.state_dict())
     assert_equal(ours_average.state_dict(), theirs.net_g_ema.state_dict())
     assert all(our == pytest.approx(their, rel=1e-6) for our, their in losses)

@@ -47,9 +47,10 @@ def same_bits(a, b):
 def test_batches_change_size_exactly_at_the_stage_boundaries(tmp_path):
     trainer = make_trainer(tiny_options(tmp_path))
     shapes = []
-    step = trainer.model.training_step
-    trainer.model.training_step = lambda forward, batch: (
-        shapes.append((tuple(batch["lq"].shape), tuple(batch["gt"].shape))) or step(forward, batch)
+    losses = trainer.kind.losses
+    trainer.kind.losses = lambda phase, networks, batch, earlier: (
+        shapes.append((tuple(batch["lq"].shape), tuple(batch["gt"].shape)))
+        or losses(phase, networks, batch, earlier)
     )
     trainer.train()
     small, middle, large = (((n, 3, s // 2, s // 2), (n, 3, s, s)) for n, s in ((4, 16), (2, 32), (2, 48)))
@@ -108,7 +109,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 
     a, b = final_checkpoint(whole), final_checkpoint(resumed)
     assert same_bits(a.networks, b.networks)
-    for key in ("optimizers", "scaler", "random", "best"):
+    for key in ("optimizers", "scalers", "random", "best"):
         assert same_bits(a.state[key], b.state[key]), key
     assert losses_of(whole) == losses_of(resumed)
 
@@ -205,15 +206,15 @@ def test_a_compiled_run_specialises_on_every_stage(tmp_path, monkeypatch):
 
 def poison(trainer, iteration):
     """Make the loss of one iteration infinite."""
-    step = trainer.model.training_step
+    healthy = trainer.kind.losses
 
-    def poisoned(forward, batch):
-        losses = step(forward, batch)
+    def poisoned(phase, networks, batch, earlier):
+        losses = healthy(phase, networks, batch, earlier)
         if trainer.iteration + 1 == iteration:
             losses["l_pix"] = losses["l_pix"] * float("inf")
         return losses
 
-    trainer.model.training_step = poisoned
+    trainer.kind.losses = poisoned
 
 
 def test_a_non_finite_loss_stops_the_run_before_it_reaches_the_weights(tmp_path):
@@ -221,7 +222,7 @@ def test_a_non_finite_loss_stops_the_run_before_it_reaches_the_weights(tmp_path)
     poison(trainer, 6)
     with pytest.raises(NonFiniteError, match="iteration 6 is not finite"):
         trainer.train()
-    assert all(torch.isfinite(value).all() for value in trainer.model.network.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in trainer.step.networks["net_g"].state_dict().values())
 
 
 def test_a_stopped_run_leaves_the_offending_batch_and_a_checkpoint_from_before_the_step(tmp_path):
@@ -241,9 +242,9 @@ def test_a_stopped_run_leaves_the_offending_batch_and_a_checkpoint_from_before_t
 
 def test_a_loss_that_is_infinite_with_a_finite_gradient_is_noticed_too(tmp_path):
     trainer = make_trainer(tiny_options(tmp_path))
-    step = trainer.model.training_step
-    trainer.model.training_step = lambda forward, batch: {
-        name: value + float("inf") for name, value in step(forward, batch).items()
+    losses = trainer.kind.losses
+    trainer.kind.losses = lambda *arguments: {
+        name: value + float("inf") for name, value in losses(*arguments).items()
     }
     with pytest.raises(NonFiniteError, match="iteration 1 is not finite"):
         trainer.train()
@@ -262,9 +263,11 @@ def test_a_non_finite_loss_can_be_skipped(tmp_path):
     trainer = make_trainer(tiny_options(tmp_path, nan_policy="skip"))
     poison(trainer, 6)
     assert trainer.train().iteration == 8
-    steps = {int(state["step"]) for state in trainer.stepper.optimizer.state.values()}
+    steps = {int(state["step"]) for state in trainer.step.optimizers["optim_g"].state.values()}
     assert steps == {7}
-    assert all(torch.isfinite(value).all() for value in trainer.average.network.state_dict().values())
+    assert all(
+        torch.isfinite(value).all() for value in trainer.step.averages["net_g"].network.state_dict().values()
+    )
 
 
 def test_two_deterministic_runs_are_the_same_to_the_bit(tmp_path):

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...config import Options
+from ...config import Options, load_options
 from ...data.loader import to_device
-from ...plugins import import_plugins
 from ..build import build_networks
 from ..distributed import World
 from ..failures import StepError, is_out_of_memory
@@ -61,7 +60,9 @@ def step_cost(options: Options, one: Any, batch: Any, size: int, device: torch.d
         return _on_gpu(options, batch, device)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_in_child, args=(sender, options, one, batch, size), daemon=True)
+    child = context.Process(
+        target=_in_child, args=(sender, options.model_dump(exclude_unset=True), one, batch, size), daemon=True
+    )
     child.start()
     sender.close()
     answer = None
@@ -96,10 +97,9 @@ def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | No
         torch.cuda.empty_cache()
 
 
-def _in_child(sender: Connection, options: Options, one: Any, batch: Any, size: int) -> None:
+def _in_child(sender: Connection, mapping: dict[str, Any], one: Any, batch: Any, size: int) -> None:
     try:
-        import_plugins(options.plugins)
-        answer = _on_cpu(options, one, batch, size)
+        answer = _on_cpu(load_options(mapping, phases=()), one, batch, size)
     except Exception as error:
         answer = None if is_out_of_memory(error) else StepError(f"{type(error).__name__}: {error}")
     sender.send(answer)
