@@ -4,15 +4,18 @@ An extension is one file: a class or function under ``@NETWORKS.register()`` or 
 below, in the package's folder (``archs/<name>_arch.py``) or in a module named under ``plugins:``. Its typed
 signature, or for option sections its fields, is the only place where its options are named.
 
-Which file registers a name is read off the files' text: only the file of the wanted name is imported, and
-option files can be checked without importing torch. Nothing else of the package is imported here.
+Which file registers a name, here or in basicsr, is read off the files' text: only the file of the wanted name
+is imported, and option files can be checked without importing torch. Nothing else of the package is imported
+here.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,6 +37,34 @@ class UnknownTypeError(LookupError):
         super().__init__(f"no {kind} is called {name!r}. {self.suggestion or 'Known: ' + ', '.join(known)}")
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Files of another package that define what a registry falls back to.
+
+    Attributes:
+        package: of the first level.
+        folder: in it.
+        pattern: regular expression, whose one group is the name, of what stands before a definition.
+    """
+
+    package: str
+    folder: str
+    pattern: str
+
+    def homes(self) -> dict[str, Path]:
+        """Return the file that defines each name, as far as the package is installed; nothing is imported."""
+        spec = find_spec(self.package)
+        if spec is None or spec.origin is None:
+            return {}
+        files = sorted((Path(spec.origin).parent / self.folder).glob("*.py"))
+        texts = {file: file.read_text(encoding="utf-8") for file in files}
+        return {
+            name: file
+            for file, text in texts.items()
+            for name in re.findall(self.pattern, text, flags=re.MULTILINE)
+        }
+
+
 class Registry:
     """Named classes or functions of one kind.
 
@@ -43,12 +74,19 @@ class Registry:
         package: package whose ``*<suffix>.py`` modules hold ours; ``None``: there are only plug-ins'.
         suffix: ending of those modules' names, BasicSR's convention ("_arch").
         basicsr: name of the registry in ``basicsr.utils.registry`` to fall back to, if there is one.
+        elsewhere: where the names that are neither ours nor a plug-in's are defined.
     """
 
     def __init__(
-        self, symbol: str, kind: str, package: str | None = None, suffix: str = "", basicsr: str | None = None
+        self,
+        symbol: str,
+        kind: str,
+        package: str | None = None,
+        suffix: str = "",
+        basicsr: str | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.kind = kind
+        self.kind, self._elsewhere = kind, elsewhere
         self.symbol, self._package, self._suffix, self._basicsr = symbol, package, suffix, basicsr
         self._registered: dict[str, Callable[..., Any]] = {}
 
@@ -76,6 +114,10 @@ class Registry:
         """Return everything registered here by name."""
         return {name: self.find(name) for name in self.names()}
 
+    def known_names(self) -> list[str]:
+        """Return :meth:`names` and those of basicsr or torch, as far as their files tell."""
+        return list(dict.fromkeys([*self.names(), *self._homes_elsewhere]))
+
     def find(self, name: str) -> Callable[..., Any]:
         """Return what is called ``name``.
 
@@ -101,10 +143,19 @@ class Registry:
         return None
 
     def definition(self, name: str) -> Definition | None:
-        """Return the syntax tree of what is called ``name`` if it is ours and not imported yet."""
-        if name in self._registered or name not in self._homes:
+        """Return the syntax tree of what is called ``name``, if a file has it that is not imported yet."""
+        if name in self._registered:
             return None
-        return next(item for item, names in self._definitions(self._homes[name]) if name in names)
+        if name in self._homes:
+            return next(item for item, names in self._definitions(self._homes[name]) if name in names)
+        if name not in self._homes_elsewhere:
+            return None
+        tree = ast.parse(self._homes_elsewhere[name].read_text(encoding="utf-8"))
+        return next(item for item in tree.body if isinstance(item, Definition) and item.name == name)
+
+    @cached_property
+    def _homes_elsewhere(self) -> dict[str, Path]:
+        return {} if self._elsewhere is None else self._elsewhere.homes()
 
     @cached_property
     def _homes(self) -> dict[str, str]:
@@ -150,19 +201,27 @@ class Registry:
         yield from getattr(registries, self._basicsr)
 
 
-NETWORKS = Registry("NETWORKS", "network", "basicsr_ext.archs", "_arch", "ARCH_REGISTRY")
+def _of_basicsr(symbol: str, kind: str, package: str, suffix: str, basicsr: str, folder: str) -> Registry:
+    registered = rf"^@{basicsr}\.register\(.*\)\n(?:@.*\n)*(?:class|def) (\w+)"
+    elsewhere = Elsewhere("basicsr", folder, registered)
+    return Registry(symbol, kind, f"basicsr_ext.{package}", suffix, basicsr, elsewhere)
+
+
+NETWORKS = _of_basicsr("NETWORKS", "network", "archs", "_arch", "ARCH_REGISTRY", "archs")
 """Classes, ``torch.nn.Module``."""
-LOSSES = Registry("LOSSES", "loss", "basicsr_ext.losses", "_loss", "LOSS_REGISTRY")
+LOSSES = _of_basicsr("LOSSES", "loss", "losses", "_loss", "LOSS_REGISTRY", "losses")
 """Classes, ``torch.nn.Module``: what they take is the model kind's matter."""
-METRICS = Registry("METRICS", "metric", "basicsr_ext.metrics", "_metric", "METRIC_REGISTRY")
+METRICS = _of_basicsr("METRICS", "metric", "metrics", "_metric", "METRIC_REGISTRY", "metrics")
 """Functions of an image and its reference, or classes after :class:`basicsr_ext.metrics.Metric`."""
-OPTIMIZERS = Registry("OPTIMIZERS", "optimizer")
+DATASETS = _of_basicsr("DATASETS", "data set", "data", "_dataset", "DATASET_REGISTRY", "data")
+"""Option sections after :class:`basicsr_ext.data.sections.DatasetSection`."""
+OPTIMIZERS = Registry(
+    "OPTIMIZERS", "optimizer", elsewhere=Elsewhere("torch", "optim", r"^class (\w+)\((?:Optimizer|Adam)\)")
+)
 """Classes, ``torch.optim.Optimizer``; torch's own and importable ones need no registration."""
 SCHEDULERS = Registry("SCHEDULERS", "learning-rate schedule", "basicsr_ext.schedulers", "_scheduler")
 """Option sections after :class:`basicsr_ext.config.Scheduler`."""
 DEGRADATIONS = Registry("DEGRADATIONS", "degradation step", "basicsr_ext.data.degradations")
-"""Option sections after :class:`basicsr_ext.data.degradations.Step`."""
-DATASETS = Registry("DATASETS", "data set", "basicsr_ext.data", "_dataset", "DATASET_REGISTRY")
-"""Option sections after :class:`basicsr_ext.config.DatasetOptions`."""
+"""Option sections after :class:`basicsr_ext.data.degradations.Step` or its ``ShrinkingStep``."""
 MODELS = Registry("MODELS", "model", "basicsr_ext.models", "_model")
 """Model kinds after :class:`basicsr_ext.models.ModelKind`."""

@@ -18,9 +18,8 @@ import numpy as np
 from _command import CommandError, parser, positive, run
 from PIL import Image, ImageDraw, ImageFont
 
-from basicsr_ext.config import load_options
+from basicsr_ext.config import load_options, resolved_stages
 from basicsr_ext.config.schema import Options
-from basicsr_ext.config.stages import resolved_stages
 
 SIDE = 192
 """Of the crops on the sheet, in its pixels."""

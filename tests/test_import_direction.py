@@ -13,18 +13,21 @@ import basicsr_ext
 PACKAGE = Path(basicsr_ext.__file__).parent
 SHARED = {"registry", "compat", "files"}
 MAY_IMPORT = {
-    "config": set(),
-    "registry": {"config"},
-    "compat": {"archs"},
+    "spelling": set(),
     "files": set(),
-    "leaving": set(),
+    "exit": set(),
+    "plugins": set(),
+    "registry": {"spelling"},
+    "compat": {"archs"},
+    "config": {"registry", "plugins", "spelling"},
     "archs": {"config"} | SHARED,
     "data": {"config"} | SHARED,
     "losses": {"config"} | SHARED,
     "metrics": {"config"} | SHARED,
+    "schedulers": {"config"} | SHARED,
     "inference": {"config", "archs", "data"} | SHARED,
-    "models": {"config", "archs", "data", "losses", "metrics"} | SHARED,
-    "engine": {"config", "archs", "data", "losses", "metrics", "models", "inference"} | SHARED,
+    "models": {"config", "archs", "data", "losses", "metrics", "inference"} | SHARED,
+    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models"} | SHARED,
     "__init__": {"config", "archs", "inference", "engine"} | SHARED,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -14,6 +14,6 @@ from .schema import Scheduler as Scheduler
 from .schema import Spec as Spec
 from .schema import Train as Train
 from .schema import Val as Val
+from .schema import resolved_stages as resolved_stages
 from .sections import Section as Section
 from .signature import check_arguments as check_arguments
-from .stages import resolved_stages as resolved_stages

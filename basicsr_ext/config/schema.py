@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
-from ..registry import DATASETS, METRICS, NETWORKS, SCHEDULERS
+from ..registry import DATASETS, METRICS, NETWORKS, OPTIMIZERS, SCHEDULERS
 from .errors import Problem, SourceMap
 from .facts import Facts
 from .paths import ExistingFile
@@ -49,6 +49,7 @@ class OptimizerSpec(Spec):
 
 
 NetworkSpec = Annotated[Spec, ConstructedBy(NETWORKS)]
+OptimizerOptions = Annotated[OptimizerSpec, ConstructedBy(OPTIMIZERS, supplied=("params",))]
 MetricSpec = Annotated[Spec, ConstructedBy(METRICS, supplied=("img", "img2"), kept=("better",))]
 
 
@@ -191,7 +192,7 @@ class Train(Section):
         default=-1, description="Iterations of linear learning-rate warm-up; -1: none."
     )
     ema_decay: Decay = Field(default=0.0, description="Decay of the averaged weights; 0: none kept.")
-    optim_g: OptimizerSpec = Field(description="Optimizer of network_g.")
+    optim_g: OptimizerOptions = Field(description="Optimizer of network_g.")
     scheduler: Annotated[Scheduler, ByType(SCHEDULERS, "a known learning-rate schedule")] | None = Field(
         default=None, description="Learning-rate schedule; none: constant."
     )
@@ -366,3 +367,31 @@ class Options(Section):
     def to_yaml(self) -> str:
         """Return a YAML text that loads to equal options: the file's keys with all overrides in place."""
         return to_text(self._written.mapping or self.model_dump(exclude_unset=True))
+
+
+def resolved_stages(options: Options) -> tuple[StageOptions, ...]:
+    """Return the stages of training in order; a file without stages has one of ``total_iter``.
+
+    Their iterations sum to ``train.total_iter``, and each has exactly one of its batch sizes, as
+    loading has checked. Options without training have no stages.
+    """
+    data, train = options.datasets.loader, options.train
+    if data is None or train is None:
+        return ()
+    if data.stages:
+        return tuple(data.stages)
+    if data.mini_batch_sizes and data.iters and data.gt_sizes:
+        return tuple(
+            StageOptions(iters=iters, gt_size=gt_size, batch_size_per_gpu=batch)
+            for iters, gt_size, batch in zip(data.iters, data.gt_sizes, data.mini_batch_sizes, strict=True)
+        )
+    if data.gt_size is None:
+        raise ValueError("datasets.train: gt_size is missing")
+    return (
+        StageOptions(
+            iters=train.total_iter,
+            gt_size=data.gt_size,
+            batch_size_per_gpu=data.batch_size_per_gpu,
+            batch_size_total=data.batch_size_total,
+        ),
+    )

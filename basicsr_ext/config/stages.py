@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -11,9 +10,6 @@ from .errors import Problem
 from .facts import Facts
 from .sections import Section
 from .values import PositiveInt, alternatives, show
-
-if TYPE_CHECKING:
-    from .schema import Options
 
 _TRAIN = "datasets.train"
 _RESTORMER = ("mini_batch_sizes", "iters", "gt_sizes")
@@ -31,34 +27,6 @@ class StageOptions(Section):
     batch_size_total: PositiveInt | None = Field(
         default=None,
         description="Samples per iteration over all ranks and micro-batches; instead of batch_size_per_gpu.",
-    )
-
-
-def resolved_stages(options: Options) -> tuple[StageOptions, ...]:
-    """Return the stages of training in order; a file without stages has one of ``total_iter``.
-
-    Their iterations sum to ``train.total_iter``, and each has exactly one of its batch sizes, as
-    loading has checked. Options without training have no stages.
-    """
-    data, train = options.datasets.loader, options.train
-    if data is None or train is None:
-        return ()
-    if data.stages:
-        return tuple(data.stages)
-    if data.mini_batch_sizes and data.iters and data.gt_sizes:
-        return tuple(
-            StageOptions(iters=iters, gt_size=gt_size, batch_size_per_gpu=batch)
-            for iters, gt_size, batch in zip(data.iters, data.gt_sizes, data.mini_batch_sizes, strict=True)
-        )
-    if data.gt_size is None:
-        raise ValueError(f"{_TRAIN}: gt_size is missing")
-    return (
-        StageOptions(
-            iters=train.total_iter,
-            gt_size=data.gt_size,
-            batch_size_per_gpu=data.batch_size_per_gpu,
-            batch_size_total=data.batch_size_total,
-        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..spelling import closest
+from ..spelling import closest, nearest
 from .errors import Problem
 from .facts import Facts
 from .paths import Existing
@@ -91,17 +91,32 @@ def check_relations(
         for item in metadata_of(annotation):
             if isinstance(item, Existing) and isinstance(value, str) and facts.sound(path):
                 yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
-            if isinstance(item, ConstructedBy) and isinstance(value, dict):
-                yield from _check_written(item, value, path)
+            if isinstance(item, ConstructedBy | ByType) and isinstance(value, dict):
+                yield from _check_type(item, value, path, bool(mapping.get("plugins")))
 
 
-def _check_written(constructed: ConstructedBy, value: dict[str, Any], path: str) -> Iterator[Problem]:
-    """Compare arguments with one of our constructors as its file has it; others are compared when built."""
-    definition = constructed.registry.definition(str(value.get("type")))
+def _check_type(
+    decides: ConstructedBy | ByType, value: dict[str, Any], path: str, plugins: bool
+) -> Iterator[Problem]:
+    """Compare type and arguments with a constructor as its file has it; plug-ins' are compared when built."""
+    name, registry = value.get("type"), decides.registry
+    if not isinstance(name, str):
+        return
+    known = registry.known_names()
+    # Without a section of its own a type is checked here; with dots it is an importable name.
+    named_elsewhere = plugins or "." in name
+    if (
+        name not in known
+        and not named_elsewhere
+        and (isinstance(decides, ConstructedBy) or registry.section(name))
+    ):
+        fix = nearest(name, known) or f"known: {', '.join(known)}"
+        yield Problem(f"{path}.type", repr(name), f"a registered {registry.kind}", fix)
+    definition = registry.definition(name) if isinstance(decides, ConstructedBy) else None
     constructor = written_constructor(definition) if definition is not None else None
-    if constructor is not None:
-        kwargs = {key: item for key, item in value.items() if key not in ("type", *constructed.kept)}
-        yield from check_arguments(constructor, kwargs, path, constructed.supplied, allow_extra=False)
+    if isinstance(decides, ConstructedBy) and constructor is not None:
+        kwargs = {key: item for key, item in value.items() if key not in ("type", *decides.kept)}
+        yield from check_arguments(constructor, kwargs, path, decides.supplied, allow_extra=False)
 
 
 def constructed_parts(options: Options) -> Iterator[tuple[str, dict[str, Any], ConstructedBy]]:

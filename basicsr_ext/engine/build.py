@@ -25,7 +25,7 @@ from ..data.replacing import Replacing
 from ..data.sampling import Stage
 from ..data.sections import DatasetSection
 from ..models import MODELS, ModelKind
-from ..registry import NETWORKS, UnknownTypeError
+from ..registry import NETWORKS, OPTIMIZERS, UnknownTypeError
 from .logger import LOG
 from .precision import build_optimizer, find_optimizer
 
@@ -101,7 +101,7 @@ class _Builder:
         """Check all arguments, and try to build what is cheap, so that no constructor fails later."""
         self._refused: set[str] = set()
         for key, value, constructed in constructed_parts(self.options):
-            if key.startswith("train.") and not training:
+            if (key.startswith("train.") and not training) or constructed.registry is OPTIMIZERS:
                 continue
             kwargs = {k: v for k, v in value.items() if k not in ("type", *constructed.kept)}
             with self._report(key, "arguments it accepts"):

@@ -38,9 +38,7 @@ def learning_rate(scheduler: Scheduler | None, base: float, warmup_iter: int = -
         warmup_iter: below this iteration the rate is ``base / warmup_iter * iteration``.
     """
     if scheduler is None:
-        from .multistep_scheduler import MultiStepLR
-
-        scheduler = MultiStepLR(type="MultiStepLR", milestones=[])
+        scheduler = SCHEDULERS.find("MultiStepLR")(type="MultiStepLR", milestones=[])
     after_warmup = scheduler.rate(base, warmup_iter)
 
     def rate(iteration: int) -> float:

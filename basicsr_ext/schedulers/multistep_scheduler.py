@@ -61,7 +61,7 @@ class MultiStepLR(Scheduler):
 def one_for_each(
     facts: Facts, key: str, name: str, default: list[int], of: str, of_default: list[int]
 ) -> Iterator[Problem]:
-    """Yield a problem if list ``name`` has another length than list ``of``; left out, each has its default."""
+    """Yield a problem if list ``name`` has another length than ``of``; left out, each has its default."""
     values, others = facts.get(f"{key}.{name}", default), facts.get(f"{key}.{of}", of_default)
     if values is not None and others is not None and len(values) != len(others):
         found = f"{len(values)} {'value' if len(values) == 1 else 'values'} ({show(values)})"

@@ -112,7 +112,7 @@ def test_a_wrong_argument_of_an_unknown_scheduler_is_not_guessed_at(change, comp
         ("val_freq: 50", "val_freq: 50\n  tile: 32", "o.yml:20: val.tile_overlap: found 32, expected less than val.tile, which is 32"),
         (LOSS, f"{LOSS}\n  warmup_iter: 100", "o.yml:20: train.warmup_iter: found 100, expected less than train.total_iter, which is 100"),
         (LOSS, f"{LOSS}\n  warmup_iter: -2", "o.yml:20: train.warmup_iter: found -2, expected a whole number from -1 up"),
-        ("type: EDT", "upscale: 2\n  type: MSRResNet", "o.yml:12: network_g.upscale: found 2, expected the file's scale, which is 4"),
+        ("type: EDT\n  scales: [4]", "upscale: 2\n  type: MSRResNet", "o.yml:12: network_g.upscale: found 2, expected the file's scale, which is 4"),
         ("type: calculate_psnr, ", "", "o.yml:23: val.metrics.psnr.type: found nothing, expected text (Registered name: ours first, then basicsr's and the plug-ins'.)"),
     ],
 )  # fmt: skip

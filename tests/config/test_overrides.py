@@ -46,7 +46,7 @@ def test_sections_that_the_file_lacks_are_made(load):
 
 def test_arguments_of_constructors_elsewhere_are_free(load):
     network = "network_g={type: PlugInNet, depths: [2, 2]}"
-    options = load(network, "train:optim_g:betas=[0.9, 0.99]", "network_g:a:b={c: 1}")
+    options = load("plugins=[json]", network, "train:optim_g:betas=[0.9, 0.99]", "network_g:a:b={c: 1}")
     assert options.network_g.kwargs == {"depths": [2, 2], "a": {"b": {"c": 1}}}
     assert options.train.optim_g.kwargs == {"betas": [0.9, 0.99]}
 

@@ -94,25 +94,34 @@ def test_all_types_that_no_registry_knows_are_reported_together(tmp_path, train_
     options["train"]["optim_g"]["type"] = "Adan"
     options["train"]["pixel_opt"]["type"] = "L1Los"
     options["val"]["metrics"]["psnr"]["type"] = "calculate_pnsr"
-    options["model_type"] = "RestorationModl"
     options["datasets"]["val"]["type"] = "SampleImage"
     done = train_command(options)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 6
-    known = ("embed_dim", "Adam", "L1Loss", "calculate_psnr", "RestorationModel", "SampleImages")
+    assert len(lines) == 5
+    known = ("embed_dim", "Adam", "L1Loss", "calculate_psnr", "SampleImages")
     for suggestion in known:
         assert sum(f"did you mean {suggestion!r}?" in line for line in lines) == 1, suggestion
+
+
+def test_a_kind_of_training_that_nobody_knows_is_one_problem(tmp_path, train_command):
+    options = tiny_options(tmp_path / "run")
+    options["model_type"] = "RestorationModl"
+    options["train"]["l_pix"] = 5  # whether that is a key, only the kind can say
+    done = train_command(options)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.endswith("expected a registered model; did you mean 'RestorationModel'?")
 
 
 def test_a_rank_leaves_without_taking_the_interpreter_apart():
     code = (
         "import atexit, sys, threading, time\n"
-        "from basicsr_ext.leaving import leave\n"
+        "from basicsr_ext.exit import exit_process\n"
         "atexit.register(print, 'handlers have run')\n"
         "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
         "sys.stdout.write('flushed ')\n"
-        "leave(75)\n"
+        "exit_process(75)\n"
     )
     ranked = {**ENVIRONMENT, "WORLD_SIZE": "2"}
     done = subprocess.run(

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from basicsr_ext.engine.measure import step_cost
 from helpers import tiny_options
 
 from basicsr_ext import load_options
 from basicsr_ext.engine.failures import StepError, explained
 from basicsr_ext.engine.precision import choose_algorithms
+from basicsr_ext.engine.preflight.trial import step_cost
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +35,19 @@ def test_other_errors_stay_as_they_are():
     assert type(caught.value) is RuntimeError
 
 
+def batch_of(lq, gt):
+    """Return a batch of one sample, however large, that takes no memory before it is used."""
+    images = {name: torch.zeros(()).expand(1, 3, side, side) for name, side in (("lq", lq), ("gt", gt))}
+    return {**images, "k": [0]}
+
+
 def test_a_step_that_fails_is_not_taken_for_a_lack_of_memory(tmp_path):
     options = load_options(tiny_options(tmp_path))
     with pytest.raises(StepError, match=r"ValueError: network_g gives"):
-        step_cost(options, (3, 16, 16), (3, 48, 48), 1, torch.device("cpu"))
+        step_cost(options, batch_of(16, 48), batch_of(16, 48), 1, torch.device("cpu"))
 
 
 def test_a_step_without_memory_could_not_be_tried(tmp_path):
     options = load_options(tiny_options(tmp_path))
-    assert step_cost(options, (3, 2**20, 2**20), (3, 2**21, 2**21), 1, torch.device("cpu")) is None
+    batch = batch_of(2**20, 2**21)
+    assert step_cost(options, batch, batch, 1, torch.device("cpu")) is None
