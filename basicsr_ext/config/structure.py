@@ -92,7 +92,8 @@ def check_relations(
             if isinstance(item, Existing) and isinstance(value, str) and facts.sound(path):
                 yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
             if isinstance(item, ConstructedBy | ByType) and isinstance(value, dict):
-                yield from _check_type(item, value, path, bool(mapping.get("plugins")))
+                found = _check_type(item, value, path, bool(mapping.get("plugins")))
+                yield from (problem for problem in found if facts.sound(problem.key))
 
 
 def _check_type(

@@ -305,10 +305,10 @@ def test_a_tag_that_would_build_an_object_is_refused_and_nothing_runs(base, comp
 
 def test_an_override_of_an_unknown_key_gives_one_line_with_the_nearest_key(base, complaints):
     assert complaints(base, "train:optim_g:Lr=1e-3", "train:totaliter=5") == [
-        "--force_yml train:optim_g:Lr: train.optim_g.Lr: found an unknown key, expected an argument of Adam; "
-        "did you mean 'lr'?",
         "--force_yml train:totaliter: train.totaliter: found an unknown key, expected a key of train; "
         "did you mean 'total_iter'?",
+        "--force_yml train:optim_g:Lr: train.optim_g.Lr: found an unknown key, expected an argument of Adam; "
+        "did you mean 'lr'?",
     ]
     assert complaints(base, "tran:total_iter=5") == [
         "--force_yml tran:total_iter: tran: found an unknown key, expected a key of the option file; "
