@@ -153,7 +153,7 @@ def open_set(
         if not option.roots():
             sources = {option.type: option.pairs(scale).gt}
         listed = bool(option.meta_info_file or option.meta_info)
-        groups, unpaired = pair(sources, {"dataroot_lq": option.filename_tmpl}, allow_extra=listed)
+        groups, unpaired = pair(sources, option.filename_tmpl, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything
         return InspectedSet({}, ()), [Finding("folder", option.type, str(error))]
     rules = InspectedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
@@ -161,7 +161,7 @@ def open_set(
 
 
 def pair(
-    sources: Mapping[str, StoredSource], templates: Mapping[str, str], *, allow_extra: bool
+    sources: Mapping[str, StoredSource], template: str, *, allow_extra: bool
 ) -> tuple[list[list[tuple[str, int]]], list[Finding]]:
     """Find to each image of the first source its partners in the others, and all that have none."""
     if not sources:
@@ -170,26 +170,26 @@ def pair(
     groups = [[(first, index)] for index in range(len(gt))]
     findings: list[Finding] = []
     for key, source in others:
-        place = {name: index for index, name in enumerate(source.names)}
-        for index, name in enumerate(partner_names(gt, source, templates.get(key, "{}"))):
-            partner = place.pop(name, None)
+        unclaimed = {name: index for index, name in enumerate(source.names)}
+        for index, name in enumerate(partner_names(gt, source, template)):
+            partner = unclaimed.pop(name, None)
             if partner is None:
                 message = f"has no partner {name} in {source.folder}"
                 findings.append(Finding("unpaired", gt.path(index), message))
             else:
                 groups[index].append((key, partner))
         # Images of no partner may be damaged too.
-        groups += [[(key, index)] for index in place.values()]
+        groups += [[(key, index)] for index in unclaimed.values()]
         if not allow_extra:
             findings += [
                 Finding("unpaired", source.path(index), f"has no partner in {gt.folder}")
-                for index in place.values()
+                for index in unclaimed.values()
             ]
     return groups, findings
 
 
 def inspect_all(opened: InspectedSet | OtherSet, workers: int) -> Iterator[list[Finding]]:
-    """Yield what is wrong with each group of images, in order, inspectd by ``workers`` processes."""
+    """Yield what is wrong with each group of images, in order, inspected by ``workers`` processes."""
     if workers <= 1 or len(opened) < 2:
         yield from map(opened.inspect, range(len(opened)))
         return

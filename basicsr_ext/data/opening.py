@@ -46,11 +46,11 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     wanted = [os.path.splitext(line.split()[0])[0] for line in lines if line.strip()]
     if not wanted:
         raise ValueError(f"{key}: {meta_info} lists no image")
-    place = {name: index for index, name in enumerate(source.names)}
-    missing = [name for name in wanted if name not in place]
+    position = {name: index for index, name in enumerate(source.names)}
+    missing = [name for name in wanted if name not in position]
     if missing:
         raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {first_few(missing)}")
-    return source.take([place[name] for name in wanted])
+    return source.take([position[name] for name in wanted])
 
 
 def match(
@@ -71,9 +71,9 @@ def match(
         ValueError: images without partner on either side; the message lists them.
     """
     partners = partner_names(gt, lq, template)
-    place = {name: index for index, name in enumerate(lq.names)}
-    missing = [name for name in partners if name not in place]
-    extra = [] if allow_extra else sorted(place.keys() - set(partners))
+    position = {name: index for index, name in enumerate(lq.names)}
+    missing = [name for name in partners if name not in position]
+    extra = [] if allow_extra else sorted(position.keys() - set(partners))
     if missing or extra:
         complaints = []
         if missing:
@@ -82,7 +82,7 @@ def match(
             complaints.append(f"{lq.folder} holds images without partner in {gt.folder}: {first_few(extra)}")
         hint = "" if isinstance(lq, LmdbSource) else f" (filename_tmpl is {template!r})"
         raise ValueError(f"{key}: {'; '.join(complaints)}{hint}")
-    return lq.take([place[name] for name in partners])
+    return lq.take([position[name] for name in partners])
 
 
 def partner_names(gt: StoredSource, lq: StoredSource, template: str) -> list[str]:

@@ -327,6 +327,13 @@ def test_grey_files_give_three_equal_channels_or_one(tmp_path, texture):
     assert torch.equal(rgb, one.expand(3, -1, -1))
 
 
+def test_a_broken_single_image_is_an_error_with_number_and_file(pairs):
+    (pairs / "LQ/2.png").write_bytes(b"broken")
+    option = SingleKeys(type="SingleImageDataset", dataroot_lq=str(pairs / "LQ"))
+    with pytest.raises(SampleError, match=r"^image 2, [^:]*LQ/2\.png: cannot be decoded"):
+        build_eval_dataset(option, 4)[2]
+
+
 def test_single_images_have_no_ground_truth(pairs):
     option = SingleKeys(type="SingleImageDataset", dataroot_lq=str(pairs / "LQ"))
     item = build_eval_dataset(option, 4)[4]

@@ -193,6 +193,8 @@ def test_lmdbs_are_paired_by_equal_keys_whatever_the_template(database, tmp_path
     shutil.copytree(database, tmp_path / "lq.lmdb")
     gt, lq = open_source(str(database), "gt"), open_source(str(tmp_path / "lq.lmdb"), "lq")
     assert list(match(gt, lq, "{}x4", "lq").names) == list(gt.names)
+    with pytest.raises(ValueError, match=r"lq: .* holds images without partner in [^()]*$"):
+        match(gt.take([0]), lq, "{}x4", "lq")
 
 
 def test_a_grey_source_reads_one_channel_of_the_same_type(tmp_path, texture):

@@ -340,7 +340,15 @@ def test_packing_again_keeps_everything_and_packs_what_is_new_or_changed(folder,
     assert verify(store.folder) == []
 
 
-def test_a_complete_store_may_be_left_alone(folder, texture):
+def test_packing_removes_what_a_killed_one_left_half_written(folder):
+    leftover = Path(f"{folder}.store/.images.txt.0123.tmp")
+    leftover.parent.mkdir()
+    leftover.write_text("half")
+    packed(folder)
+    assert not leftover.exists()
+
+
+def test_a_complete_store_may_be_left_as_it_is(folder, texture):
     store = packed(folder)
     write_image(folder / "a.png", texture(300, 20, 9))
     done = pack(open_source(str(folder), "folder"), store.folder, Layout(), again=False)

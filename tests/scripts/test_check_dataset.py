@@ -114,6 +114,27 @@ def test_an_empty_folder_and_a_missing_one_are_found(data):
         assert look(data, "--gt", data / name) == (1, [("folder", name)])
 
 
+def test_both_views_of_a_dual_pixel_set_are_looked_through_under_its_template(data):
+    for view in ("L", "R"):
+        (data / view).mkdir()
+        for path in (data / "GT").iterdir():
+            write(data / view / f"{path.stem}_v.png", read(path))
+    truncate(data / "R/c_v.png")
+    options = tiny_options(data / "run")
+    roots = {"dataroot_gt": data / "GT", "dataroot_lqL": data / "L", "dataroot_lqR": data / "R"}
+    options["datasets"] = {
+        "test": {
+            "type": "Dataset_DefocusDeblur_DualPixel_16bit",
+            "filename_tmpl": "{}_v",
+            "scale": 1,
+            **{key: str(root) for key, root in roots.items()},
+        }
+    }
+    del options["train"], options["val"]["val_freq"]
+    (data / "options.yml").write_text(yaml.safe_dump(options))
+    assert look(data, "-opt", data / "options.yml") == (1, [("unreadable", "c_v.png")])
+
+
 @pytest.fixture
 def database(data):
     folder = data / "GT.lmdb"
