@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ SHARED: list[tuple[str, type[OptionMapping]]] = [
 def build_page() -> str:
     """Return the page's Markdown: what all runs share, then what each registered extension adds."""
     shared = "".join(_section(title, model, None) for title, model in SHARED)
-    return INTRODUCTION + shared + "".join([*_model_kinds(), *_data_sets(), *_schedulers()])
+    common = "\n## `datasets.*`: keys of every data set\n\n" + _table(schema.DatasetOptions, ())
+    return INTRODUCTION + shared + "".join([*_model_kinds(), common, *_data_sets(), *_schedulers()])
 
 
 def build_steps_page() -> str:
@@ -67,23 +68,30 @@ def build_steps_page() -> str:
     return written + mark + "".join(_steps())
 
 
-def build_plugin_page(before: Mapping[registry.Registry, Collection[str]]) -> str:
-    """Return a page of what has been registered since ``before``."""
-    sections = [*_model_kinds(), *_data_sets(), *_schedulers(), *_steps()]
-    new = {name for kind, names in before.items() for name in kind.names() if name not in names}
+def build_plugin_page(plugins: Sequence[str]) -> str:
+    """Return a page of what modules register, which are imported for it."""
+    kinds = (registry.MODELS, registry.DATASETS, registry.SCHEDULERS, registry.DEGRADATIONS)
+    before = {name for kind in kinds for name in kind.names()}
+    import_plugins(plugins)
     return "# Options\n" + "".join(
-        section for section in sections if any(f"`{name}`" in section.splitlines()[1] for name in new)
+        section for part in (_model_kinds, _data_sets, _schedulers, _steps) for section in part(before)
     )
 
 
-def _model_kinds() -> Iterator[str]:
-    kinds: dict[type[schema.Options], list[str]] = {}
-    for name, kind in registry.MODELS.own().items():
-        kinds.setdefault(kind.Options, []).append(name)  # pyright: ignore[reportFunctionMemberAccess]
-    for options, names in kinds.items():
-        yield f"\n## `model_type: {names[0]}`\n\n{_first_line(options)}"
-        if len(names) > 1:
-            yield f" Other names: {', '.join(f'`{name}`' for name in names[1:])}.\n"
+def _by_section(found: Mapping[str, Any], left_out: Collection[str]) -> Iterator[tuple[Any, list[str]]]:
+    """Yield each section once with its names."""
+    names: dict[Any, list[str]] = {}
+    for name, section in found.items():
+        if name not in left_out:
+            names.setdefault(section, []).append(name)
+    yield from names.items()
+
+
+def _model_kinds(left_out: Collection[str] = ()) -> Iterator[str]:
+    kinds = {name: kind.Options for name, kind in registry.MODELS.own().items()}  # pyright: ignore[reportFunctionMemberAccess]
+    for options, names in _by_section(kinds, left_out):
+        others = f" Other names: {', '.join(f'`{name}`' for name in names[1:])}." if names[1:] else ""
+        yield f"\n## `model_type: {names[0]}`\n\n{_first_line(options)}{others}\n"
         for path, model, common in _own_sections(options, schema.Options, ""):
             yield f"\n### {path}\n\n{_table(model, _inherited(model, common))}"
 
@@ -106,36 +114,30 @@ def _own_sections(
         yield from _own_sections(below, base, f"{path}.{name}" if path else name)
 
 
-def _data_sets() -> Iterator[str]:
-    sections: dict[type[OptionMapping], list[str]] = {}
-    for name, section in schema.EVALUATION_SET.sections().items():
-        sections.setdefault(section, []).append(name)
-    yield "\n## `datasets.*`: keys of every data set\n\n" + _table(schema.DatasetOptions, ())
-    for section, names in sections.items():
-        title = " or ".join(f"`{name}`" for name in names)
-        training = schema.for_training(section)
-        yield f"\n### {title}\n\n{_first_line(section)}\n\n"
+def _data_sets(left_out: Collection[str] = ()) -> Iterator[str]:
+    for section, names in _by_section(schema.EVALUATION_SET.sections(), left_out):
+        yield f"\n### {_title(names)}\n\n{_first_line(section)}\n\n"
         yield _table(section, schema.DatasetOptions.model_fields)
-        if training is None:
+        if schema.for_training(section) is None:
             yield "\nFor evaluation only.\n"
-        elif section.training_keys is not schema.LoaderKeys:  # pyright: ignore[reportAttributeAccessIssue]
-            keys = section.training_keys  # pyright: ignore[reportAttributeAccessIssue]
-            yield "\nFor training, besides:\n\n" + _table(keys, schema.LoaderKeys.model_fields)
+        elif section.training_keys is not schema.LoaderKeys:
+            keys = _table(section.training_keys, schema.LoaderKeys.model_fields)
+            yield f"\nFor training, besides:\n\n{keys}"
 
 
-def _schedulers() -> Iterator[str]:
-    yield "\n## `train.scheduler`\n"
-    sections: dict[Any, list[str]] = {}
-    for name, section in registry.SCHEDULERS.own().items():
-        sections.setdefault(section, []).append(name)
-    for section, names in sections.items():
-        title = " or ".join(f"`{name}`" for name in names)
-        yield f"\n### {title}\n\n{_first_line(section)}\n\n{_table(section, ('type',))}"
+def _schedulers(left_out: Collection[str] = ()) -> Iterator[str]:
+    for section, names in _by_section(registry.SCHEDULERS.own(), left_out):
+        yield f"\n### `train.scheduler`: {_title(names)}\n\n{_first_line(section)}\n\n"
+        yield _table(section, ("type",))
 
 
-def _steps() -> Iterator[str]:
-    for name, section in registry.DEGRADATIONS.own().items():
-        yield f"\n### `{name}`\n\n{inspect.getdoc(section)}\n\n{_table(section, ('type',))}"  # pyright: ignore[reportArgumentType]
+def _steps(left_out: Collection[str] = ()) -> Iterator[str]:
+    for section, names in _by_section(registry.DEGRADATIONS.own(), left_out):
+        yield f"\n### {_title(names)}\n\n{inspect.getdoc(section)}\n\n{_table(section, ('type',))}"
+
+
+def _title(names: Sequence[str]) -> str:
+    return " or ".join(f"`{name}`" for name in names)
 
 
 def _section(title: str, model: type[BaseModel], common: type[BaseModel] | None) -> str:
@@ -145,10 +147,9 @@ def _section(title: str, model: type[BaseModel], common: type[BaseModel] | None)
 def _inherited(model: type[BaseModel], common: type[BaseModel] | None) -> Collection[str]:
     """Return the keys that need no mention again: those that ``common`` has, with the same meaning."""
     shared = {} if common is None else common.model_fields
+    fields = model.model_fields.items()
     return [
-        name
-        for name, field in model.model_fields.items()
-        if name in shared and field.description == shared[name].description
+        name for name, field in fields if name in shared and field.description == shared[name].description
     ]
 
 
@@ -193,15 +194,11 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     if bool(parsed.plugins) != bool(parsed.out):
         parser.error("--plugins and --out belong together")
-    pages = {}
     if parsed.plugins:
-        kinds = (registry.MODELS, registry.DATASETS, registry.SCHEDULERS, registry.DEGRADATIONS)
-        before = {kind: kind.names() for kind in kinds}
         try:
-            import_plugins(parsed.plugins)
+            pages = {parsed.out: build_plugin_page(parsed.plugins)}
         except PluginError as error:
             parser.error(f"--plugins {parsed.plugins[error.position]}: {error}")
-        pages[parsed.out] = build_plugin_page(before)
     else:
         pages = {PAGE: build_page(), STEPS_PAGE: build_steps_page()}
     stale = []

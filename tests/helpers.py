@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,16 @@ def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
 
 
 def run_command(
-    *arguments: str | Path, timeout: float = 300, cwd: Path = ROOT
+    *arguments: str | Path,
+    timeout: float = 300,
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, by default in the repository's root, on one thread a process."""
     return subprocess.run(
         [str(argument) for argument in arguments],
         cwd=cwd,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

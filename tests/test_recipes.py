@@ -75,7 +75,7 @@ def test_all_parts_of_a_recipe_can_be_built(recipe):
     parts = build_parts(options, 1, training=True)
     assert sum(stage.iters for stage in parts.stages) == options.train.total_iter
     if recipe.stem in PUBLISHED_PARAMETERS:
-        parameters = sum(parameter.numel() for parameter in parts.network.parameters())
+        parameters = sum(parameter.numel() for parameter in parts.networks["net_g"].parameters())
         assert parameters == PUBLISHED_PARAMETERS[recipe.stem]
 
 

@@ -120,12 +120,12 @@ class DatasetOptions(OptionMapping):
 
 
 @cache
-def for_training(section: type[OptionMapping]) -> type[OptionMapping] | None:
+def for_training(section: type[OptionMapping]) -> Any:
     """Return a data set's section with its keys for training, or None if it cannot be trained with."""
     keys = getattr(section, "training_keys", None)
     if keys is None:
         return None
-    return create_model(f"{section.__name__}ForTraining", __base__=(section, keys), __doc__=section.__doc__)
+    return create_model(f"{section.__name__}ForTraining", __base__=(keys, section), __doc__=section.__doc__)
 
 
 _WANTED = "the name of a data set"

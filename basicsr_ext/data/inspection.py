@@ -150,8 +150,9 @@ def open_set(
                 return OtherSet(build_eval_dataset(option, scale), None), []
             return OtherSet(build_train_dataset(option, scale, 0), gt_size), []
         sources, findings = _open_sources(option)
-        if not option.roots():
-            sources = {option.type: option.pairs(scale).gt}
+        gt = None if option.roots() else option.pairs(scale).gt
+        if isinstance(gt, StoredSource):
+            sources = {option.type: gt}
         listed = bool(option.meta_info_file or option.meta_info)
         groups, unpaired = pair(sources, option.filename_tmpl, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything

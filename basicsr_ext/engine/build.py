@@ -116,8 +116,10 @@ class _Builder:
                 if constructed.tried:
                     constructor(**kwargs)
         if training:
-            for key in type(self.options.train).model_fields:
-                spec = getattr(self.options.train, key)
+            train = self.options.train
+            assert train is not None, "the loader requires a train section"
+            for key in type(train).model_fields:
+                spec = getattr(train, key)
                 if isinstance(spec, OptimizerSpec):
                     self._check_optimizer(f"train.{key}", spec)
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..config import Val
 from ..data.images import write_image
 from ..data.loader import build_eval_loader, to_device
+from ..data.samples import EvalSet
 from ..metrics import Metric, build_metric
 from ..models import ModelKind
 from .distributed import World
@@ -61,7 +62,7 @@ class Validator:
         self,
         val: Val,
         kind: ModelKind[Any],
-        datasets: Mapping[str, Dataset[Any]],
+        datasets: Mapping[str, EvalSet],
         world: World,
         picture_folder: Path,
     ) -> None:

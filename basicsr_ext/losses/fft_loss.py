@@ -30,5 +30,5 @@ class FFTLoss(nn.Module):
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the loss, a scalar, of two batches (N, C, H, W)."""
         # Half precision has no transform of every size.
-        spectra = [torch.view_as_real(torch.fft.rfft2(image.float())) for image in (pred, target)]
-        return self.loss_weight * F.l1_loss(*spectra, reduction=self.reduction)
+        ours, theirs = (torch.view_as_real(torch.fft.rfft2(image.float())) for image in (pred, target))
+        return self.loss_weight * F.l1_loss(ours, theirs, reduction=self.reduction)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from ..config import Spec
 from ..registry import METRICS as METRICS
@@ -47,7 +47,7 @@ class Metric(ABC):
         """Take in the statistic of sample ``index``."""
 
     @abstractmethod
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what ``other``, the same measure on another rank, has seen."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Mean(Metric):
         self._values[index] = statistic
 
     @override
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Mean) -> None:
         self._values |= other._values
 
     @override

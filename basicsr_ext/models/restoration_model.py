@@ -121,8 +121,8 @@ class RestorationVal(Val):
 class RestorationOptions(Options):
     """A run of supervised restoration."""
 
-    train: RestorationTrain | None = None
-    val: RestorationVal = RestorationVal()
+    train: RestorationTrain | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    val: RestorationVal = RestorationVal()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @classmethod
     @override

@@ -37,9 +37,8 @@ def learning_rate(scheduler: Scheduler | None, base: float, warmup_iter: int = -
         base: the optimizer's learning rate.
         warmup_iter: below this iteration the rate is ``base / warmup_iter * iteration``.
     """
-    if scheduler is None:
-        scheduler = SCHEDULERS.find("MultiStepLR")(type="MultiStepLR", milestones=[])
-    after_warmup = scheduler.rate(base, warmup_iter)
+    steps: Scheduler = scheduler or SCHEDULERS.find("MultiStepLR")(type="MultiStepLR", milestones=[])
+    after_warmup = steps.rate(base, warmup_iter)
 
     def rate(iteration: int) -> float:
         if iteration < warmup_iter:

@@ -20,7 +20,7 @@ def weights(tmp_path_factory):
     run.mkdir()
     options = tiny_options(run)
     (run / "tiny.yml").write_text(yaml.safe_dump(options))
-    network = build_parts(load_options(options), 1, training=True).network
+    network = build_parts(load_options(options), 1, training=True).networks["net_g"]
     Checkpointer(run).save_networks("latest", {"net_g": {"params": network.state_dict()}})
     return run / "models/net_g_latest.pth"
 

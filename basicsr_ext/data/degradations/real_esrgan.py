@@ -141,13 +141,15 @@ class RealESRGAN(ShrinkingStep):
         Random resizes make it depend on where a window begins and ends: a crop is made from itself and a
         margin, as basicsr makes it from 400 x 400 pixels, and equals no crop of the whole image's result.
         """
+        import torch
+
         scale = self.scale or 1
 
         def degrade(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
             if image.shape[2] != 3:
                 raise ValueError("real_esrgan needs colour images")
             height, width = image.shape[0] // scale, image.shape[1] // scale
-            with global_generators(rng):
+            with global_generators(rng), torch.no_grad():
                 return second_order(_enlarged(to_unit(image), self, scale), self, scale)[:height, :width]
 
         return Operation(degrade, scale, margin=max(64, 16 * scale))

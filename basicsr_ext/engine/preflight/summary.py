@@ -43,11 +43,13 @@ def print_check(
     console.print(stage_table(parts.stages, ranks, train.grad_accum))
 
     largest = max(parts.stages, key=lambda stage: stage.batch_size * stage.gt_size**2)
-    one = stage_batch(kind, parts.train_set, largest)
+    # Batch normalisation takes no single sample.
+    few = min(2, largest.batch_size)
+    small = stage_batch(kind, parts.train_set, largest, copies=few)
     whole = stage_batch(kind, parts.train_set, largest, copies=0)
     where = f"batch {largest.batch_size}, patch {largest.gt_size}, {device.type}"
     try:
-        cost = step_cost(options, one, whole, largest.batch_size, device)
+        cost = step_cost(options, small, whole, largest.batch_size / few, device)
     except StepError as error:
         console.print(f"One iteration of the largest stage ({where}) fails: {error}", markup=False)
         return False
@@ -105,7 +107,7 @@ def _console() -> Console:
 
 
 def _describe(cost: StepCost) -> str:
-    basis = "measured" if cost.measured else "estimated from one sample"
+    basis = "measured" if cost.measured else "estimated from fewer samples"
     return f"{cost.memory / 2**30:.2f} GiB, {cost.seconds:.2f} s ({basis})"
 
 

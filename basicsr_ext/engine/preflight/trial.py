@@ -30,24 +30,26 @@ _FULL_BATCH_MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class StepCost:
-    """Peak memory in bytes and seconds of one iteration; not ``measured``: they follow from one sample."""
+    """Peak memory in bytes and seconds of one iteration; not ``measured``: they follow from few samples."""
 
     memory: int
     seconds: float
     measured: bool
 
 
-def step_cost(options: Options, one: Any, batch: Any, size: int, device: torch.device) -> StepCost | None:
+def step_cost(
+    options: Options, small: Any, batch: Any, ratio: float, device: torch.device
+) -> StepCost | None:
     """Try one iteration, built as the run builds it.
 
     On a GPU the iteration itself is run. On the CPU it runs in a child process, so that running out of memory
-    harms nobody: with one sample first, then with the whole batch if that promises to be quick and small.
+    harms nobody: with few samples first, then with the whole batch if that promises to be quick and small.
 
     Args:
         options: of the run.
-        one: a micro-batch of one sample of each source, on the host.
+        small: a micro-batch of few samples, on the host.
         batch: a whole micro-batch.
-        size: how many times ``one`` is in ``batch``.
+        ratio: how many times as large ``batch`` is.
         device: where the run will be.
 
     Returns:
@@ -61,7 +63,9 @@ def step_cost(options: Options, one: Any, batch: Any, size: int, device: torch.d
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(
-        target=_in_child, args=(sender, options.model_dump(exclude_unset=True), one, batch, size), daemon=True
+        target=_in_child,
+        args=(sender, options.model_dump(exclude_unset=True), small, batch, ratio),
+        daemon=True,
     )
     child.start()
     sender.close()
@@ -97,27 +101,27 @@ def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | No
         torch.cuda.empty_cache()
 
 
-def _in_child(sender: Connection, mapping: dict[str, Any], one: Any, batch: Any, size: int) -> None:
+def _in_child(sender: Connection, mapping: dict[str, Any], small: Any, batch: Any, ratio: float) -> None:
     try:
-        answer = _on_cpu(load_options(mapping, phases=()), one, batch, size)
+        answer = _on_cpu(load_options(mapping, phases=()), small, batch, ratio)
     except Exception as error:
         answer = None if is_out_of_memory(error) else StepError(f"{type(error).__name__}: {error}")
     sender.send(answer)
 
 
-def _on_cpu(options: Options, one: Any, batch: Any, size: int) -> StepCost:
+def _on_cpu(options: Options, small: Any, batch: Any, ratio: float) -> StepCost:
     before = _peak_memory()
     trial = _Trial(options, torch.device("cpu"))
-    trial.run(one)
+    trial.run(small)
     started = time.perf_counter()
-    trial.run(one)
-    seconds = size * (time.perf_counter() - started)
+    trial.run(small)
+    seconds = ratio * (time.perf_counter() - started)
     state = trial.state_bytes()
     activations = max(_peak_memory() - before - state, 0)
-    memory = state + size * activations
+    memory = state + round(ratio * activations)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if seconds > _FULL_BATCH_SECONDS or memory > _FULL_BATCH_MEMORY_SHARE * available:
-        return StepCost(memory, seconds, measured=size == 1)
+        return StepCost(memory, seconds, measured=ratio == 1)
     started = time.perf_counter()
     trial.run(batch)
     return StepCost(max(_peak_memory() - before, state), time.perf_counter() - started, measured=True)
