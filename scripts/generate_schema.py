@@ -93,8 +93,8 @@ class _Builder:
             symbol, _ = value.pop("by_type")
             value = {**self._by_type(ByType(getattr(registry, symbol), "")), **value}
         if "constructed_by" in value:
-            constructors = getattr(registry, value.pop("constructed_by")).own()
-            value = {**_by_constructor(constructors), **value}
+            known = _by_constructor(getattr(registry, value.pop("constructed_by")).own())
+            value = {**known, **value, "allOf": [*known.get("allOf", []), *value.get("allOf", [])]}
         return value
 
     def _by_type(self, chosen: ByType) -> Schema:

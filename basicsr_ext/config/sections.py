@@ -135,7 +135,7 @@ class ConstructedBy:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"constructed_by": self.registry.symbol}
+        return {"constructed_by": self.registry.symbol, "allOf": [handler(schema)]}
 
 
 def metadata_of(annotation: Any) -> Iterator[Any]:

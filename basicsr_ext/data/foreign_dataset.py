@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict
 from typing_extensions import override
 
 from . import DATASETS
-from .sections import DatasetSection
+from .sections import DatasetSection, PatchKeys
 
 if TYPE_CHECKING:
     from .samples import EvalSet, TrainSet
@@ -19,6 +19,7 @@ class ForeignImages(DatasetSection):
     """A data set of basicsr's or of a plug-in's; it receives all its keys as BasicSR would pass them."""
 
     model_config = ConfigDict(extra="allow")
+    training_keys: ClassVar[Any] = PatchKeys
 
     @property
     def kwargs(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from basicsr_ext.engine.trainer import NonFiniteError
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 KILLER = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 from two_networks import TwoNetworkModel
 
@@ -31,6 +31,8 @@ def losses(self, *arguments):
     calls += torch_grad()
     marker = Path(os.environ["MARKER"])
     if calls == 23 and os.environ.get("RANK", "0") == os.environ["VICTIM"] and not marker.exists():
+        while not list((Path(self.options.path.experiments_root) / "training_states").glob("*.json")):
+            time.sleep(0.01)
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return healthy(self, *arguments)
@@ -163,8 +165,8 @@ def test_a_phase_that_is_not_finite_undoes_the_whole_iteration(tmp_path, monkeyp
             if phase == "g" and count["g"] % 2:  # the first micro-batch of an iteration
                 states.append({name: copied(network) for name, network in self.networks.items()})
         found = healthy(self, phase, networks, batch, earlier)
-        # Iteration 4 has micro-batches 7 and 8 of the generator, 3 and 4 of the critic.
-        if torch.is_grad_enabled() and phase == spoilt and count[phase] == {"g": 8, "d": 4}[phase]:
+        # Iteration 6 has micro-batches 11 and 12 of the generator, 5 and 6 of the critic.
+        if torch.is_grad_enabled() and phase == spoilt and count[phase] == {"g": 12, "d": 6}[phase]:
             found = {name: value * float("nan") for name, value in found.items()}
         return found
 
@@ -174,12 +176,12 @@ def test_a_phase_that_is_not_finite_undoes_the_whole_iteration(tmp_path, monkeyp
     if policy == "skip":
         train(load_options(options))
     else:
-        with pytest.raises(NonFiniteError, match="iteration 4 is not finite"):
+        with pytest.raises(NonFiniteError, match="iteration 6 is not finite"):
             train(load_options(options))
-        saved = Checkpointer(tmp_path).load(3).networks
-        assert same_bits({name: content["params"] for name, content in saved.items()}, states[3])
-    assert same_bits(states[3], states[4])
-    assert not same_bits(states[2], states[3])
+        saved = Checkpointer(tmp_path).load(5).networks
+        assert same_bits({name: content["params"] for name, content in saved.items()}, states[5])
+    assert same_bits(states[5], states[6])
+    assert not same_bits(states[4], states[5])
 
 
 def copied(network):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sections import PairedTrain
 
 from basicsr_ext.config import schema as models
 from basicsr_ext.config.yaml_text import read_yaml
+from basicsr_ext.models.restoration_model import RestorationOptions, RestorationTrain, RestorationVal
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "options" / "schema.json").read_text(encoding="utf-8"))
@@ -123,9 +125,12 @@ def test_mistakes_do_not_conform(old, new):
     assert not conforms(read_yaml(text.replace(old, new, 1), str).value, SCHEMA)
 
 
-@pytest.mark.parametrize("name", ["Train", "Val", "Logger", "Paths", "PairedTrain", "Stage"])
-def test_every_key_of_a_section_is_there(name):
-    assert set(SCHEMA["$defs"][name]["properties"]) == set(getattr(models, name).model_fields)
+SECTIONS = [RestorationOptions, RestorationTrain, RestorationVal, models.Logger, models.Paths, PairedTrain]
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, models.StageOptions], ids=lambda section: section.__name__)
+def test_every_key_of_a_section_is_there(section):
+    assert set(SCHEMA["$defs"][section.__name__]["properties"]) == set(section.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +147,14 @@ def test_every_key_of_a_section_is_there(name):
     ],
 )
 def test_degradation_steps_are_checked_by_their_type(step, right):
-    assert conforms([step], SCHEMA["$defs"]["PairedTrain"]["properties"]["degradation"]) is right
+    assert conforms([step], SCHEMA["$defs"][PairedTrain.__name__]["properties"]["degradation"]) is right
 
 
 def test_arguments_of_our_networks_are_there_with_their_meaning():
     [edt] = [
         branch["then"]
-        for branch in SCHEMA["properties"]["network_g"]["allOf"]
-        if branch["if"]["properties"]["type"] == {"const": "EDT"}
+        for branch in SCHEMA["$defs"]["RestorationOptions"]["properties"]["network_g"]["allOf"]
+        if "if" in branch and branch["if"]["properties"]["type"] == {"const": "EDT"}
     ]
     assert edt["properties"]["embed_dim"]["type"] == "integer"
     assert edt["properties"]["embed_dim"]["description"]
