@@ -47,6 +47,15 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _RESOLVERS
     depth = 0
 
+    def get_single_node(self) -> yaml.Node | None:
+        try:
+            return super().get_single_node()
+        except (ValueError, OverflowError) as error:
+            # PyYAML lets through what chr() and int() raise, as for "\\UFFFFFFFF".
+            raise yaml.MarkedYAMLError(
+                problem="a number out of range", problem_mark=self.get_mark()
+            ) from error
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # Composing is recursive.
         _limit_depth(self.depth, self.peek_event())

@@ -134,6 +134,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(base, complaints):
         ("a: - 1", "f:1: found a '-' item on its key's line in 'a: - 1', expected '[a, b]', or one '- item' a line"),
         ("a: &x 1\nb: &x 2", "f:2: found an anchor defined twice in 'b: &x 2', expected each anchor once"),
         ("%YAML 2.0\n---\na: 1", "f:1: found incompatible YAML document (version 1.* is required) in '%YAML 2.0', expected valid YAML"),
+        (r'a: "\UFFFFFFFF"', r"""f:1: found a number out of range in 'a: "\\UFFFFFFFF"', expected valid YAML"""),
         ("a: 1\u2028b: @x", "f:2: found text that begins with a special character in 'b: @x', expected quotes around it"),
         ("a: 1\n---\nb: 2", "f:2: found a second document in '---', expected one document a file"),
         ("a: *b", "f:1: found an alias without its anchor in 'a: *b', expected an anchor '&name' before '*name'"),
