@@ -121,6 +121,7 @@ class _Builder:
 
     def build(self, node: yaml.Node, key: str) -> Any:
         """Return the value of a node whose dotted key is ``key``."""
+        _limit_depth(len(self.inside), node)
         self.count += 1
         if self.count > MAX_VALUES:
             found = f"more than {MAX_VALUES} values once aliases are written out"

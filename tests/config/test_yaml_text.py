@@ -168,6 +168,11 @@ def test_deep_nesting_is_an_error_and_not_a_crash():
     assert value("[" * MAX_DEPTH + "x" + "]" * MAX_DEPTH)
 
 
+def test_aliases_nest_no_deeper_than_what_is_written_out():
+    [line] = lines("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 50)))
+    assert line == f"f:1: found nesting deeper than {MAX_DEPTH} levels, expected a few levels"
+
+
 def test_a_bomb_of_aliases_is_an_error_and_not_a_hang():
     text = "name: x\na0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
