@@ -252,6 +252,7 @@ _MISPLACED = {
     "unknown escape": ("an unknown '\\' sequence", "single quotes, or '\\\\'"),
     "sequence entries are not allowed": ("a '-' item on its key's line", "'[a, b]', or one '- item' a line"),
     "another document": ("a second document", "one document a file"),
+    "content, but found '<stream end>'": ("a '[' or '{' that is not closed", "']' or '}'"),
     "undefined alias": ("an alias without its anchor", "an anchor '&name' before '*name'"),
     "second occurrence": ("an anchor defined twice", "each anchor once"),
 }

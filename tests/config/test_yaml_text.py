@@ -124,6 +124,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(base, complaints):
         ("a:\n  b: 1\n c: 2", "f:3: found wrong indentation, or text after a closing quote, in 'c: 2', expected keys of one section in one column"),
         ("a: [1, 2\nb: 3", "f:1: found a '[' that is not closed in 'a: [1, 2', expected values separated by commas, then ']'"),
         ("a: [1\n", "f:1: found a '[' that is not closed in 'a: [1', expected values separated by commas, then ']'"),
+        ("a: [1,\n", "f:2: found a '[' or '{' that is not closed in '', expected ']' or '}'"),
         ("a: {b: 1\nc: 3", "f:1: found a '{' that is not closed in 'a: {b: 1', expected keys separated by commas, then '}'"),
         ("a: 'x\n\tb: 2", "f:1: found a quote that is not closed in \"a: 'x\", expected a closing quote"),
         ("a: 'x\nb: 2", "f:1: found a quote that is not closed in \"a: 'x\", expected a closing quote"),
