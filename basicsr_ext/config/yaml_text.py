@@ -1,7 +1,7 @@
 """YAML as option files use it: plain data only, every key with its place, every mistake on one line.
 
-Scalars follow YAML 1.2's core schema, as editors do: ``2e-4`` is a number, ``no`` is text. Nothing is
-ever constructed from a tag: the loader below has no constructor at all.
+Scalars follow YAML 1.2's core schema, as editors do: ``2e-4`` is a number, ``no`` is text. PyYAML only
+composes nodes, which are turned into values here: no tag constructs anything.
 """
 
 from __future__ import annotations
@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.emitter import Emitter
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from yaml.parser import Parser
-from yaml.reader import Reader, ReaderError
-from yaml.representer import SafeRepresenter
-from yaml.resolver import BaseResolver
-from yaml.scanner import Scanner
-from yaml.serializer import Serializer
+from yaml.reader import ReaderError
 
 from .errors import Problem
 from .values import LARGEST_INTEGER
@@ -32,70 +24,57 @@ MAX_VALUES = 20_000
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
-_STANDARD = ("null", "bool", "int", "float", "str", "seq", "map")
+
+_PATTERNS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": r"<<",
+}
+"""YAML 1.2's core schema, and YAML 1.1's merge keys and ``1_000``, which BasicSR users write."""
+_RESOLVERS: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {
+    # None: whatever the first character is.
+    None: [(_TAG + kind, re.compile(rf"(?:{pattern})\Z")) for kind, pattern in _PATTERNS.items()]
+}
 
 
-class _CoreResolver(BaseResolver):
-    """YAML 1.2 core schema, and YAML 1.1's merge keys and ``1_000`` integers, which BasicSR users write."""
+class _RefusedError(Exception):
+    """YAML that goes beyond a limit: line (from 1), found, expected."""
 
 
-for _name, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    ("merge", "<<", ["<"]),
-):
-    _CoreResolver.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _first)
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _RESOLVERS
+    depth = 0
 
-
-class _TooDeepError(Exception):
-    def __init__(self, node_event: yaml.Event) -> None:
-        self.line = node_event.start_mark.line
-
-
-class _Composer(Reader, Scanner, Parser, Composer, _CoreResolver):
-    """Text to a node graph. Depth is limited here because composing is recursive."""
-
-    def __init__(self, text: str) -> None:
-        Reader.__init__(self, text)
-        Scanner.__init__(self)
-        Parser.__init__(self)
-        Composer.__init__(self)
-        _CoreResolver.__init__(self)
-        self._depth = 0
-
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        if self._depth > MAX_DEPTH:
-            raise _TooDeepError(self.peek_event())
-        self._depth += 1
+    def get_single_node(self) -> yaml.Node | None:
         try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
+            return super().get_single_node()
+        except (ValueError, OverflowError) as error:
+            # PyYAML lets through what chr() and int() raise, as for "\\UFFFFFFFF".
+            raise yaml.MarkedYAMLError(
+                problem="a number out of range", problem_mark=self.get_mark()
+            ) from error
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Composing is recursive.
+        _limit_depth(self.depth, self.peek_event())
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-class _Dumper(Emitter, Serializer, SafeRepresenter, _CoreResolver):
-    """Plain data to text that the reader above reads back as the same data."""
-
-    def __init__(self, stream: Any, **_style: Any) -> None:
-        Emitter.__init__(self, stream, allow_unicode=True, width=100)
-        Serializer.__init__(self)
-        # None: lists of scalars on one line, everything else on lines of its own.
-        SafeRepresenter.__init__(self, default_flow_style=None, sort_keys=False)  # pyright: ignore[reportArgumentType]
-        _CoreResolver.__init__(self)
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers = _RESOLVERS
 
 
 def to_text(mapping: dict[str, Any]) -> str:
-    """Return plain data as YAML text, keys in order."""
-    return yaml.dump(mapping, Dumper=_Dumper)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    """Return plain data as YAML text that reads back as the same data, keys in order."""
+    # default_flow_style=None: lists of scalars on one line, everything else on lines of its own.
+    return yaml.dump(
+        mapping, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=100
+    )
 
 
 @dataclass
@@ -121,22 +100,13 @@ def read_yaml(text: str, place: Callable[[int], str], key: str = "") -> Document
     """
     document = Document()
     try:
-        node = _Composer(text).get_single_node()
-    except (yaml.MarkedYAMLError, ReaderError, _TooDeepError) as error:
-        line, problem = _syntax_problem(error, text)
-        document.problems.append(Problem(key, *problem, place=place(line)))
-        return document
-    if node is not None:
-        builder = _Builder(document, place)
-        try:
-            document.value = builder.build(node, key)
-        except _TooLargeError as error:
-            document.problems.append(Problem(key, str(error), "an option file", place=place(_line(node))))
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            document.value = _Builder(document, place).build(node, key)
+    except (yaml.MarkedYAMLError, ReaderError, _RefusedError) as error:
+        line, *words = error.args if isinstance(error, _RefusedError) else _syntax_problem(error, text)
+        document.problems.append(Problem(key, *words, place=place(line)))
     return document
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 class _Builder:
@@ -145,29 +115,35 @@ class _Builder:
     def __init__(self, document: Document, place: Callable[[int], str]) -> None:
         self.document = document
         self.place = place
-        self.inside: list[Node] = []
+        self.inside: list[yaml.Node] = []
         self.count = 0
         self.reported: set[tuple[int, str]] = set()
 
-    def build(self, node: Node, key: str) -> Any:
-        """Return the node's value, whose dotted key is ``key``."""
+    def build(self, node: yaml.Node, key: str) -> Any:
+        """Return the value of a node whose dotted key is ``key``."""
+        _limit_depth(len(self.inside), node)
         self.count += 1
         if self.count > MAX_VALUES:
-            raise _TooLargeError(f"more than {MAX_VALUES} values once aliases are written out")
-        if any(node is outer for outer in self.inside):
+            found = f"more than {MAX_VALUES} values once aliases are written out"
+            raise _RefusedError(_line(self.inside[0]), found, "an option file")
+        if node in self.inside:
             return self.refuse(node, key, "an alias to what contains it", "a value that ends")
-        if isinstance(node, ScalarNode):
-            return self.scalar(node, key)
-        standard = f"{_TAG}seq" if isinstance(node, SequenceNode) else f"{_TAG}map"
-        if node.tag not in (standard, "!"):
-            return self.refuse_tag(node, key)
+        kind = node.tag.removeprefix(_TAG)
+        if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+            try:
+                return _SCALARS[kind](node.value)
+            except (ValueError, KeyError):
+                return self.refuse(node, key, f"{node.value[:40]!r}", f"a value of type {kind}")
+        if (type(node), kind) not in ((yaml.SequenceNode, "seq"), (yaml.MappingNode, "map")):
+            tag = node.tag.replace(_TAG, "!!")
+            expected = "plain values (nothing was run or built)"
+            return self.refuse(node, key, f"the tag {tag!r}", expected, "remove the tag")
         self.inside.append(node)
-        try:
-            return self.sequence(node, key) if isinstance(node, SequenceNode) else self.mapping(node, key)
-        finally:
-            self.inside.pop()
+        value = self.sequence(node, key) if isinstance(node, yaml.SequenceNode) else self.mapping(node, key)
+        self.inside.pop()
+        return value
 
-    def sequence(self, node: SequenceNode, key: str) -> list[Any]:
+    def sequence(self, node: yaml.Node, key: str) -> list[Any]:
         """Return a list, noting where its items stand."""
         items = []
         for index, item in enumerate(node.value):
@@ -176,76 +152,50 @@ class _Builder:
             items.append(self.build(item, path))
         return items
 
-    def mapping(self, node: Node, key: str) -> dict[str, Any]:
-        """Return a mapping, noting where its keys stand; merged keys yield to written ones."""
-        merged: dict[str, Any] = {}
-        merged_places: dict[str, str] = {}
-        written: dict[str, Any] = {}
+    def mapping(self, node: yaml.Node, key: str) -> dict[str, Any]:
+        """Return a mapping, noting where its keys stand."""
+        values = self.merged(node, key)
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode) or _unknown_tag(key_node.tag):
-                self.report(key_node, key, "a key that is no plain word", "a word")
-                continue
             if key_node.tag == _MERGE:
-                outer, self.document.places = self.document.places, {}
-                merged = {**self.merge(value_node, key), **merged}
-                merged_places = {**self.document.places, **merged_places}
-                self.document.places = outer
                 continue
             word = key_node.value
+            if not isinstance(word, str) or key_node.tag.removeprefix(_TAG) not in _SCALARS:
+                self.report(key_node, key, "a key that is no plain word", "a word")
+                continue
             path = f"{key}.{word}" if key else word
-            line = _line(key_node)
+            self.document.places[path] = self.place(_line(key_node))
+            value = self.build(value_node, path)
             if word in lines:
                 found = f"{word!r} a second time (first on line {lines[word]})"
                 self.report(key_node, path, found, "each key once", "delete one of them")
-            lines[word] = line
-            self.document.places[path] = self.place(line)
-            value = self.build(value_node, path)
-            if isinstance(value, dict) and isinstance(written.get(word), dict):
-                # A section written twice is one mistake: what the first part says is no missing key.
-                value = {**written[word], **value}
-            written[word] = value
-        self.document.places.update(
-            {path: place for path, place in merged_places.items() if path not in self.document.places}
-        )
-        return {**merged, **written}
+                if isinstance(value, dict) and isinstance(values[word], dict):
+                    # A section written twice is one mistake: what the first part says is no missing key.
+                    value = {**values[word], **value}
+            lines[word] = _line(key_node)
+            values[word] = value
+        return values
 
-    def merge(self, node: Node, key: str) -> dict[str, Any]:
-        """Return what ``<<: *anchor`` or ``<<: [*a, *b]`` adds; earlier mappings win."""
-        sources = node.value if isinstance(node, SequenceNode) else [node]
-        merged: dict[str, Any] = {}
-        for source in sources:
-            if isinstance(source, MappingNode):
-                value = self.build(source, key)
-                merged = {**(value if isinstance(value, dict) else {}), **merged}
+    def merged(self, node: yaml.Node, key: str) -> dict[str, Any]:
+        """Return what ``<<: *anchor`` and ``<<: [*a, *b]`` give a mapping; of two sources the first wins."""
+        sources: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                sources += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+        values: dict[str, Any] = {}
+        for source in reversed(sources):
+            if isinstance(source, yaml.MappingNode):
+                values |= self.build(source, key) or {}
             else:
                 self.report(source, key, "'<<' with something else", "'<<: *anchor' of a mapping")
-        return merged
+        return values
 
-    def scalar(self, node: ScalarNode, key: str) -> Any:
-        """Return a null, boolean, number or text."""
-        if _unknown_tag(node.tag):
-            return self.refuse_tag(node, key)
-        kind = node.tag.removeprefix(_TAG)
-        if kind in ("seq", "map"):
-            return self.refuse(node, key, f"the tag !!{kind} on {node.value!r}", "a value of that kind")
-        try:
-            return _SCALARS.get(kind, str)(node.value)
-        except ValueError:
-            return self.refuse(node, key, f"{node.value[:40]!r}", f"a value of type {kind}")
-
-    def refuse_tag(self, node: Node, key: str) -> None:
-        tag = node.tag.replace(_TAG, "!!")
-        return self.refuse(
-            node, key, f"the tag {tag!r}", "plain values (nothing was run or built)", "remove the tag"
-        )
-
-    def refuse(self, node: Node, key: str, found: str, expected: str, fix: str = "") -> None:
+    def refuse(self, node: yaml.Node, key: str, found: str, expected: str, fix: str = "") -> None:
         """Report a value that cannot be used."""
         self.document.unusable.add(key)
         self.report(node, key, found, expected, fix)
 
-    def report(self, node: Node, key: str, found: str, expected: str, fix: str = "") -> None:
+    def report(self, node: yaml.Node, key: str, found: str, expected: str, fix: str = "") -> None:
         """Report a problem once, however often an alias repeats its node."""
         if (id(node), found) not in self.reported:
             self.reported.add((id(node), found))
@@ -253,105 +203,75 @@ class _Builder:
             self.document.problems.append(Problem(key, found, expected, fix, place=place))
 
 
-def _line(node: Node) -> int:
-    return node.start_mark.line + 1
+def _line(place: yaml.Node | yaml.Event) -> int:
+    return place.start_mark.line + 1
 
 
-def _unknown_tag(tag: str) -> bool:
-    return tag not in ("!", _MERGE) and tag.removeprefix(_TAG) not in _STANDARD
+def _limit_depth(depth: int, place: yaml.Node | yaml.Event) -> None:
+    if depth > MAX_DEPTH:
+        raise _RefusedError(_line(place), f"nesting deeper than {MAX_DEPTH} levels", "a few levels")
 
 
 def _integer(text: str) -> int:
     digits = text.replace("_", "")
-    if len(digits) > len(str(LARGEST_INTEGER)) + 1:
-        raise ValueError(text)
-    bases = {"0x": 16, "0o": 8}
-    number = int(digits, bases.get(digits[:2], 10))
+    number = int(digits, {"0x": 16, "0o": 8}.get(digits[:2], 10))
     if abs(number) > LARGEST_INTEGER:
         raise ValueError(text)
     return number
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _float(text: str) -> float:
-    return float(re.sub(r"^([-+]?)\.(inf|nan)\Z", r"\1\2", text, flags=re.IGNORECASE))
-
-
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
-    "bool": _boolean,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": _integer,
-    "float": _float,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
+    "merge": str,  # As a value; as a key it is handled before.
 }
 
 
 # --- syntax errors in the user's words --------------------------------------------------------------
 
-_ADVICE: tuple[tuple[str, bool, str, str], ...] = (
-    # part of PyYAML's message, whether the mistake is where the construct began, found, expected
-    (
-        "mapping values are not allowed",
-        False,
-        "a second ':' or wrong indentation in",
+_UNCLOSED = {
+    "could not find expected ':'": ("no ':'", "'key: value'"),
+    "end of stream": ("a quote that is not closed", "a closing quote"),
+    "expected ',' or ']'": ("a '[' that is not closed", "values separated by commas, then ']'"),
+    "expected ',' or '}'": ("a '{' that is not closed", "keys separated by commas, then '}'"),
+}
+"""Mistakes that lie where the construct began: part of PyYAML's message, what was found and expected."""
+_MISPLACED = {
+    "mapping values are not allowed": (
+        "a second ':' or wrong indentation",
         "one 'key: value' a line, text that holds ': ' in quotes",
     ),
-    ("could not find expected ':'", True, "no ':' in", "'key: value'"),
-    ("end of stream", True, "a quote that is not closed in", "a closing quote"),
-    ("expected ',' or ']'", True, "a '[' that is not closed in", "values separated by commas, then ']'"),
-    ("expected ',' or '}'", True, "a '{' that is not closed in", "keys separated by commas, then '}'"),
-    (
-        "expected <block end>",
-        False,
-        "wrong indentation, or text after a closing quote, in",
+    "expected <block end>": (
+        "wrong indentation, or text after a closing quote,",
         "keys of one section in one column",
     ),
-    ("cannot start any token", False, "text that begins with a special character in", "quotes around it"),
-    ("unknown escape", False, "an unknown '\\' sequence in", "single quotes, or '\\\\'"),
-    (
-        "sequence entries are not allowed",
-        False,
-        "a '-' item on its key's line in",
-        "'[a, b]', or one '- item' a line",
-    ),
-    ("another document", False, "a second document in", "one document a file"),
-    ("undefined alias", False, "an alias without its anchor in", "an anchor '&name' before '*name'"),
-    ("second occurrence", False, "an anchor defined twice in", "each anchor once"),
-)
+    "cannot start any token": ("text that begins with a special character", "quotes around it"),
+    "unknown escape": ("an unknown '\\' sequence", "single quotes, or '\\\\'"),
+    "sequence entries are not allowed": ("a '-' item on its key's line", "'[a, b]', or one '- item' a line"),
+    "another document": ("a second document", "one document a file"),
+    "content, but found '<stream end>'": ("a '[' or '{' that is not closed", "']' or '}'"),
+    "undefined alias": ("an alias without its anchor", "an anchor '&name' before '*name'"),
+    "second occurrence": ("an anchor defined twice", "each anchor once"),
+}
+"""Mistakes that lie where PyYAML stops."""
 
 
-def _syntax_problem(error: Exception, text: str) -> tuple[int, tuple[str, str, str]]:
+def _syntax_problem(error: yaml.MarkedYAMLError | ReaderError, text: str) -> tuple[int, str, str, str]:
     """Return the line (from 1) and found, expected, fix of a text that is not YAML."""
-    if isinstance(error, _TooDeepError):
-        return error.line + 1, (f"nesting deeper than {MAX_DEPTH} levels", "a few levels", "")
     if isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return line, (f"the control character U+{ord(text[error.position]):04X}", "plain text", "remove it")
-    assert isinstance(error, yaml.MarkedYAMLError)
-    return _marked_problem(error, text.split("\n"))
-
-
-def _marked_problem(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, tuple[str, str, str]]:
-    message = error.problem or error.context or "broken YAML"
-    mark = error.problem_mark or error.context_mark
-    number = mark.line if mark else 0
-    if "\t" in _indentation(lines, number) or "'\\t'" in message:
-        return number + 1, ("a tab", "spaces", "YAML is indented with spaces only")
-    found, expected = f"{message.removeprefix('found ')} in", "valid YAML"
-    for part, at_start, words, wanted in _ADVICE:
-        if part in message:
-            found, expected = words, wanted
-            if at_start and error.context_mark:
-                number = error.context_mark.line
-            break
-    number = min(number, len(lines) - 1)
-    return number + 1, (f"{found} {lines[number].strip()[:60]!r}", expected, "")
-
-
-def _indentation(lines: list[str], number: int) -> str:
-    line = lines[number] if number < len(lines) else ""
-    return line[: len(line) - len(line.lstrip())]
+        return line, f"the control character U+{ord(text[error.position]):04X}", "plain text", "remove it"
+    message, mark = error.problem or "broken YAML", error.problem_mark
+    assert mark is not None
+    if "'\\t'" in message:
+        return mark.line + 1, "a tab", "spaces", "YAML is indented with spaces only"
+    found, expected = message.removeprefix("found "), "valid YAML"
+    for advice, place in ((_UNCLOSED, error.context_mark), (_MISPLACED, mark)):
+        for part, words in advice.items():
+            if part in message:
+                (found, expected), mark = words, place or mark
+    line = [*text.splitlines(), ""][mark.line].strip()
+    return mark.line + 1, f"{found} in {line[:60]!r}", expected, ""

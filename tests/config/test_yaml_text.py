@@ -46,6 +46,7 @@ def lines(text: str) -> list[str]:
         ("-.inf", -math.inf),
         ("true", True),
         ("False", False),
+        ("TRUE", True),
         ("no", "no"),
         ("on", "on"),
         ("1:30", "1:30"),
@@ -54,6 +55,7 @@ def lines(text: str) -> list[str]:
         ("null", None),
         ("'2e-4'", "2e-4"),
         ("2e-4x", "2e-4x"),
+        ("<<", "<<"),
         ("[1, {a: b}]", [1, {"a": "b"}]),
     ],
 )
@@ -61,6 +63,10 @@ def test_scalars_are_those_of_yaml_1_2(text, expected):
     found = value(f"key: {text}")
     assert found == {"key": expected}
     assert type(found["key"]) is type(expected)
+
+
+def test_not_a_number_is_a_number():
+    assert math.isnan(value(".NaN"))
 
 
 def test_an_empty_value_is_null():
@@ -95,6 +101,7 @@ def test_merged_keys_give_way_to_written_ones_and_are_no_duplicates():
     assert document.problems == []
     assert document.value["use"] == {"x": 5, "y": 2, "z": 4}
     assert document.places["use.x"] == "f:7"
+    assert document.places["use.y"] == "f:1"
     assert document.places["use.z"] == "f:4"
 
 
@@ -116,17 +123,33 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(base, complaints):
         ("a: 1\nb\nc: 2", "f:2: found no ':' in 'b', expected 'key: value'"),
         ("a:\n  b: 1\n c: 2", "f:3: found wrong indentation, or text after a closing quote, in 'c: 2', expected keys of one section in one column"),
         ("a: [1, 2\nb: 3", "f:1: found a '[' that is not closed in 'a: [1, 2', expected values separated by commas, then ']'"),
+        ("a: [1\n", "f:1: found a '[' that is not closed in 'a: [1', expected values separated by commas, then ']'"),
+        ("a: [1,\n", "f:2: found a '[' or '{' that is not closed in '', expected ']' or '}'"),
         ("a: {b: 1\nc: 3", "f:1: found a '{' that is not closed in 'a: {b: 1', expected keys separated by commas, then '}'"),
+        ("a: 'x\n\tb: 2", "f:1: found a quote that is not closed in \"a: 'x\", expected a closing quote"),
         ("a: 'x\nb: 2", "f:1: found a quote that is not closed in \"a: 'x\", expected a closing quote"),
         ("a: @x", "f:1: found text that begins with a special character in 'a: @x', expected quotes around it"),
+        (f"a: @{'x' * 60}", f"f:1: found text that begins with a special character in 'a: @{'x' * 56}', expected quotes around it"),
+        ("a: \tb: 2", "f:1: found a tab, expected spaces; YAML is indented with spaces only"),
+        (r'a: "\q"', r"""f:1: found an unknown '\' sequence in 'a: "\\q"', expected single quotes, or '\\'"""),
+        ("a: - 1", "f:1: found a '-' item on its key's line in 'a: - 1', expected '[a, b]', or one '- item' a line"),
+        ("a: &x 1\nb: &x 2", "f:2: found an anchor defined twice in 'b: &x 2', expected each anchor once"),
+        ("%YAML 2.0\n---\na: 1", "f:1: found incompatible YAML document (version 1.* is required) in '%YAML 2.0', expected valid YAML"),
+        (r'a: "\UFFFFFFFF"', r"""f:1: found a number out of range in 'a: "\\UFFFFFFFF"', expected valid YAML"""),
+        ("a: 1\u2028b: @x", "f:2: found text that begins with a special character in 'b: @x', expected quotes around it"),
         ("a: 1\n---\nb: 2", "f:2: found a second document in '---', expected one document a file"),
         ("a: *b", "f:1: found an alias without its anchor in 'a: *b', expected an anchor '&name' before '*name'"),
         ("a: 1\nb: \x07", "f:2: found the control character U+0007, expected plain text; remove it"),
         ("? [a]\n: 1", "f:1: found a key that is no plain word, expected a word"),
+        ("? !!str [a]\n: 1", "f:1: found a key that is no plain word, expected a word"),
+        ("!x a: 1", "f:1: found a key that is no plain word, expected a word"),
+        ("a: &a\n  <<: *a\n  b: 1", "f:1: a: found an alias to what contains it, expected a value that ends"),
         ("a: &a\n  - *a", "f:1: a.0: found an alias to what contains it, expected a value that ends"),
         ("a: !!float x", "f:1: a: found 'x', expected a value of type float"),
+        ("a: !!bool maybe", "f:1: a: found 'maybe', expected a value of type bool"),
+        (f"a: {'9' * 50}", f"f:1: a: found '{'9' * 40}', expected a value of type int"),
         ("a: 99999999999999999999", "f:1: a: found '99999999999999999999', expected a value of type int"),
-        ("a: !!map x", "f:1: a: found the tag !!map on 'x', expected a value of that kind"),
+        ("a: !!map x", "f:1: a: found the tag '!!map', expected plain values (nothing was run or built); remove the tag"),
         ("<<: 5", "f:1: found '<<' with something else, expected '<<: *anchor' of a mapping"),
     ],
 )  # fmt: skip
@@ -143,10 +166,16 @@ def test_deep_nesting_is_an_error_and_not_a_crash():
         f"f:1: found nesting deeper than {MAX_DEPTH} levels, expected a few levels"
     ]
     assert len(lines("".join("  " * depth + "a:\n" for depth in range(500)))) == 1
+    assert value("[" * MAX_DEPTH + "x" + "]" * MAX_DEPTH)
+
+
+def test_aliases_nest_no_deeper_than_what_is_written_out():
+    [line] = lines("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 50)))
+    assert line == f"f:1: found nesting deeper than {MAX_DEPTH} levels, expected a few levels"
 
 
 def test_a_bomb_of_aliases_is_an_error_and_not_a_hang():
-    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    text = "name: x\na0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
     )
     [line] = lines(text)
@@ -164,3 +193,10 @@ def test_written_text_is_read_back_as_the_same_data():
         "2e-4": {"nested": [[1], [], {}, {"a": None}], "flag": False},
     }
     assert value(to_text(data)) == data
+
+
+def test_written_text_keeps_the_order_of_keys_and_puts_short_lists_on_one_line():
+    numbers = [100_000] * 11
+    assert to_text({"b": {"y": "ü", "x": [[1], numbers]}, "a": numbers[:]}) == (
+        f"b:\n  y: ü\n  x:\n  - [1]\n  - {numbers}\na: {numbers}\n"
+    )
