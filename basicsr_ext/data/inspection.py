@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..config import DatasetOptions
 from . import build_eval_dataset, build_train_dataset
@@ -150,9 +150,8 @@ def open_set(
                 return OtherSet(build_eval_dataset(option, scale), None), []
             return OtherSet(build_train_dataset(option, scale, 0), gt_size), []
         sources, findings = _open_sources(option)
-        gt = None if option.roots() else option.pairs(scale).gt
-        if isinstance(gt, StoredSource):
-            sources = {option.type: gt}
+        if not option.roots():
+            sources = {option.type: cast(StoredSource, option.pairs(scale).gt)}
         listed = bool(option.meta_info_file or option.meta_info)
         groups, unpaired = pair(sources, option.filename_tmpl, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything

@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import NETWORKS
-from .layers.biased_attention import biased_attention
-from .layers.checkpoint import checkpointed
-from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
-from .layers.drop_path import DropPath
-from .layers.position_bias import PositionBias, look_up
-from .layers.stripes import Tiling, mask_between
-from .layers.windows import Side
-from .padding import SizeRequirement, crop_to, pad_to
+from .. import NETWORKS
+from ..layers.checkpoint import checkpointed
+from ..layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
+from ..layers.drop_path import DropPath
+from ..layers.position_bias import PositionBias, look_up
+from ..layers.windows import Side
+from ..padding import SizeRequirement, crop_to, pad_to
+from .biased_attention import biased_attention
+from .stripes import Tiling, mask_between
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
 _HEAD_WIDTH = 64
@@ -283,7 +283,7 @@ class Block(nn.Module):
         return y + self.drop_path(self.norm2(self.mlp(y)))
 
 
-class Stage(nn.Module):
+class TransformerStage(nn.Module):
     """Blocks and a convolution beside an identity skip."""
 
     def __init__(self, blocks: Iterable[Block], conv: nn.Module) -> None:
@@ -418,7 +418,7 @@ class GRL(nn.Module):
         self.conv_first = conv3x3(in_channels, embed_dim)
         self.norm_start = nn.LayerNorm(embed_dim)
         self.layers = nn.ModuleList(
-            Stage(
+            TransformerStage(
                 [
                     Block(
                         embed_dim,

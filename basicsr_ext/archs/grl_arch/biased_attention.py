@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import attention
+from ..layers.attention import attention
 
 _CHUNK = 2**19  # logits whose two or three copies fit a core's cache
 
