@@ -66,6 +66,8 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "grl": plain,
     "EMT": plain,
     "restormer": plain,
+    "cloformer": plain,
+    "swin": plain,
 }
 
 
