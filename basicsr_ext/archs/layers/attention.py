@@ -55,7 +55,9 @@ def attention(
         bias = bias.to(q.dtype)
     if q.device.type == "cpu" and (q.dtype not in (torch.float32, torch.float64) or _learns(bias)):
         logits = (q * factor) @ k.transpose(-2, -1)
-        if bias is not None:
+        if bias is not None and len(bias) in (1, len(q)):
+            logits = logits + bias
+        elif bias is not None:
             logits = (logits.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
         return F.dropout(logits.softmax(-1).to(v.dtype), dropout) @ v
     if bias is not None and bias.shape[0] not in (1, q.shape[0]):

@@ -5,7 +5,6 @@ B batch, H x W map, C channels, h x w window, N = h * w its tokens, D channels o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +84,7 @@ class _PackedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
         q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (M * heads, N, D)
         logits = _scaled_product(q, k.transpose(1, 2), scale)
-        logits.unflatten(0, (-1, len(bias), bias.shape[1])).add_(bias)
+        logits.unflatten(0, (-1, len(bias), qkv.shape[3])).add_(bias)
         weights = logits.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale, ctx.bias_shape = scale, bias.shape
@@ -95,8 +94,8 @@ class _PackedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, weights = ctx.saved_tensors
-        heads = ctx.bias_shape[1]
-        grad = grads[0].unflatten(2, (-1, q.shape[-1])).transpose(1, 2).flatten(0, 1)
+        by_window = grads[0].unflatten(2, (-1, q.shape[-1])).transpose(1, 2)  # (M, heads, N, D)
+        heads, grad = by_window.shape[1], by_window.flatten(0, 1)
         dlogits = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), weights, -1, weights.dtype)
         dqkv = torch.stack(
             [
@@ -105,8 +104,8 @@ class _PackedAttention(torch.autograd.Function):
                 torch.bmm(weights.transpose(1, 2), grad),
             ]
         )
-        by_window = dlogits.unflatten(0, (-1, *ctx.bias_shape[:2]))
-        return dqkv.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4), by_window.sum(0), None
+        dbias = dlogits.unflatten(0, (-1, ctx.bias_shape[0], heads)).sum_to_size(ctx.bias_shape)
+        return dqkv.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4), dbias, None
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -137,21 +136,3 @@ def _offsets(window: Side) -> Tensor:
         torch.arange(side).unsqueeze(1) - torch.arange(side).unsqueeze(0) + side - 1 for side in window
     )
     return (rows[:, None, :, None] * (2 * window[1] - 1) + columns[None, :, None, :]).flatten()
-
-
-def resized_table(table: Tensor, rows: int) -> Tensor:
-    """Return ``table`` (R * R, heads), of a square window, for one with ``rows`` offsets.
-
-    Bicubic, as in the release. It is left as it is if it has that many rows, or belongs to no square window.
-    """
-    old, new = math.isqrt(len(table)), math.isqrt(rows)
-    if len(table) == rows or old**2 != len(table) or new**2 != rows:
-        return table
-    grid = table.t().reshape(1, -1, old, old)
-    return resized(grid, (new, new)).flatten(2)[0].t()
-
-
-def resized(x: Tensor, size: Side) -> Tensor:
-    """Return what was learned for one grid (B, C, H, W) at the points of another: (B, C, *size)."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return F.interpolate(x.to(dtype), size, mode="bicubic", align_corners=False).to(x.dtype)
