@@ -6,6 +6,7 @@ it to :data:`RUNNERS` under the fixtures' ``arch``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import basicsr_ext as bx
+from basicsr_ext.archs.dat_arch import LocalAttention
+from basicsr_ext.archs.layers.deformable_attention import DeformableAttention
+from basicsr_ext.archs.layers.neighborhood_attention import NeighborhoodAttention
+from basicsr_ext.archs.mswin_arch import SplitAttention, WindowBranch
 from basicsr_ext.archs.padding import SizeRequirement, call_padded
 
 
@@ -23,7 +28,7 @@ def run(fixture: Any) -> dict[str, np.ndarray]:
     Raises:
         NotImplementedError: there is no runner for the fixture's network.
     """
-    arch = fixture.meta["arch"]
+    arch = fixture.meta["arch"].split()[0].rstrip(",")
     if arch not in RUNNERS:
         raise NotImplementedError(f"{fixture.name}: no runner for {arch!r}; there are {sorted(RUNNERS)}")
     threads = torch.get_num_threads()
@@ -60,30 +65,110 @@ def plain(fixture: Any) -> dict[str, np.ndarray]:
     return differentiate(lambda images: [net(image) for image in images], fixture)
 
 
+def dat(fixture: Any) -> dict[str, np.ndarray]:
+    """Run DAT or DAT++, two releases of one class name, or one of their attentions."""
+    name, kwargs, plus = fixture.meta["class"], fixture.kwargs, fixture.meta["arch"].startswith("DAT++")
+    if name == "DAT":
+        net = build(fixture, {"type": "DATPlusPlus" if plus else "DAT", **kwargs})
+        return differentiate(lambda images: [net(image) for image in images], fixture)
+    if name == "DAttentionBaseline":
+        return deformable_attention(fixture, plus)
+    if name == "NeighborhoodAttention2D":
+        layer = NeighborhoodAttention(kwargs["dim"], kwargs["kernel_size"], kwargs["num_heads"])
+    else:
+        window, shift = kwargs["window_size"], kwargs.get("shift_size", 0)
+        h, w = (window, window) if isinstance(window, int) else window
+        layer = LocalAttention(kwargs["dim"], (h, w), kwargs["heads"], (shift, shift))
+    filled(layer, fixture)
+    return differentiate(
+        lambda images: [layer(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for image in images], fixture
+    )
+
+
+def deformable_attention(fixture: Any, plus: bool) -> dict[str, np.ndarray]:
+    """Run the deformable attention of either release: its result, sampled positions and references."""
+    kwargs = fixture.kwargs
+    kinds = {"convolution": "dwc_pe", "fixed": "fixed_pe", "network": "log_cpb"}
+    position: Any = next((kind for kind, flag in kinds.items() if kwargs.get(flag)), "table")
+    layer = DeformableAttention(
+        kwargs["n_heads"] * kwargs["n_head_channels"],
+        kwargs["n_heads"],
+        kwargs["n_groups"],
+        tuple(kwargs["q_size"]),
+        kwargs["stride"],
+        kwargs["ksize"] if plus else (9, 7, 5, 3)[kwargs["stage_idx"]],
+        kwargs["offset_range_factor"],
+        position if kwargs["use_pe"] else "none",
+        offsets=not kwargs["no_off"],
+        release="dat++" if plus else "dat",
+    )
+    filled(layer, fixture)
+
+    def forward(images: list[Tensor]) -> list[Tensor]:
+        y, *points = layer.attend(images[0].permute(0, 2, 3, 1))
+        return [y.permute(0, 3, 1, 2), *points]
+
+    return differentiate(forward, fixture)
+
+
+def mswin(fixture: Any) -> dict[str, np.ndarray]:
+    """Run MSwin or one of its parts, on maps of several agents (B, L, H, W, C)."""
+    name, kwargs = fixture.meta["class"], fixture.kwargs
+    if name == "PyramidWindowAttention":
+        net = build(fixture, {"type": "MSwinTransformer", **kwargs})
+        return differentiate(lambda maps: [net(x) for x in maps], fixture)
+    if name == "SplitAttn":
+        layer = filled(SplitAttention(kwargs["input_dim"], len(fixture.inputs())), fixture)
+    else:
+        dims = (kwargs[word] for word in ("dim", "window_size", "heads", "dim_head"))
+        layer = filled(WindowBranch(*dims, relative=kwargs["relative_pos_embedding"]), fixture)
+
+    def forward(maps: list[Tensor]) -> list[Tensor]:
+        agents = [x.flatten(0, 1) for x in maps]
+        y = layer(agents) if name == "SplitAttn" else layer(agents[0])
+        return [y.unflatten(0, maps[0].shape[:2])]
+
+    return differentiate(forward, fixture)
+
+
 RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "EDT": edt,
     "EDTSF": edt,
     "grl": plain,
     "EMT": plain,
     "restormer": plain,
+    "swin": plain,
+    "cloformer": plain,
+    "DAT": dat,
+    "DAT++": dat,
+    "MSwin": mswin,
 }
 
 
 def build(fixture: Any, opt: dict[str, Any]) -> Any:
     """Return the network that ``opt`` describes in float64, with the fixture's weights and mode."""
-    net: nn.Module = bx.build_network(opt).double()
+    return filled(bx.build_network(opt), fixture)
+
+
+def filled(module: nn.Module, fixture: Any) -> Any:
+    """Give a module, made float64, the fixture's weights and mode."""
     weights = {key: torch.from_numpy(value) for key, value in fixture.weights().items()}
-    report = bx.load_weights(net, weights)
+    report = bx.load_weights(module.double(), weights)
     assert len(report.taken) == len(weights)
-    return net.train(fixture.meta.get("mode") == "train")
+    return module.train(fixture.meta.get("mode") == "train")
 
 
 def differentiate(forward: Callable[[list[Tensor]], list[Tensor]], fixture: Any) -> dict[str, np.ndarray]:
-    """Return outputs and input gradients of ``sum(mean(y_i ** 2))`` under the names the fixture uses."""
+    """Return outputs and input gradients of the sum of ``mean(y ** 2)`` under the names the fixture uses.
+
+    The sum is over the outputs that the fixture's formula names, or over all.
+    """
     images = [torch.from_numpy(image).requires_grad_() for image in fixture.inputs()]
-    outputs = forward(images)
-    gradients = torch.autograd.grad(sum((y**2).mean() for y in outputs), images)  # type: ignore[arg-type]
-    arrays = {**named("y", outputs, fixture), **named("dx", gradients, fixture)}
+    outputs = named("y", forward(images), fixture)
+    formula = fixture.meta.get("loss", {}).get("formula", "")
+    counted = re.findall(r"\by\d*\b", formula) or list(outputs)
+    loss = torch.stack([(outputs[name] ** 2).mean() for name in counted]).sum()
+    arrays = {**outputs, **named("dx", torch.autograd.grad(loss, images), fixture)}
     return {name: array.detach().numpy() for name, array in arrays.items()}
 
 

@@ -88,7 +88,9 @@ def load_weights(
     """Copy weights into ``net`` and report what was taken and what was left.
 
     Derived buffers (masks, index tables) in ``source`` are ignored: the network makes its own. A network
-    with tasks (EDT) takes the shared body and the parts of its own tasks from a checkpoint of more.
+    with tasks (EDT) takes the shared body and the parts of its own tasks from a checkpoint of more. A network
+    with a method ``adapt_weights`` (SwinTransformer) sees the other weights first, and returns them as it has
+    them: resized for its window, under the keys of its release.
 
     Args:
         net: the network, bare or wrapped by DistributedDataParallel or torch.compile.
@@ -115,6 +117,9 @@ def load_weights(
 
     state, beside = _strip_prefixes(_unwrap(content, param_key, where), own)
     state = {key: value for key, value in state.items() if not is_derived(key)}
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(net, "adapt_weights", None)
+    if adapt is not None:
+        state = adapt(state)
     foreign = _foreign_parts(net, state, tasks, where)
     left = [key for key in state if foreign(key)]
     state = {key: value for key, value in state.items() if not foreign(key)}

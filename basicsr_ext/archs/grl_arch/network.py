@@ -25,6 +25,7 @@ from .. import NETWORKS
 from ..layers.checkpoint import checkpointed
 from ..layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from ..layers.drop_path import DropPath
+from ..layers.mlp import Mlp
 from ..layers.position_bias import PositionBias, look_up
 from ..layers.windows import Side
 from ..padding import SizeRequirement, crop_to, pad_to
@@ -229,19 +230,6 @@ class LocalBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return self.cab(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class Mlp(nn.Module):
-    """Feed-forward network."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
