@@ -222,7 +222,7 @@ class CATNet(nn.Module):
     cross attention and refinement never reach its output; self attention normalises over the queries, adds
     no residual, and enhances the query only; support prototypes are those of raw features; a learned
     threshold stands for the background. ``variant: released`` computes that, ``paper`` what the paper says.
-    Where the paper leaves a choice, ours is the release's: one head, and the same weights in every round.
+    As in the release, attention has one head, and all rounds share its weights.
 
     Args:
         variant: "paper" or "released"; the latter has none of the switches from ``blocks`` on.
@@ -240,7 +240,8 @@ class CATNet(nn.Module):
         masks: restrict cross attention to the foreground.
         prior: make the first mask from the similarity with the support foreground, too.
         background: "prototype" as in the paper, or the release's learned "threshold".
-        mask_threshold: foreground probability from which the next round attends to a query position.
+        mask_threshold: foreground probability from which the next round attends to a query position; and
+            share of the most covered support position's foreground from which all attend to another.
 
     Raises:
         ValueError: arguments that contradict each other, or weights that do not fit.
