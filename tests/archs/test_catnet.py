@@ -247,7 +247,7 @@ class TestPaper:
         share = (foreground[0] / whole[0])[0, 0]
         return share >= 0.4 * share.max()
 
-    def segment(self, net: CATNet, images: Tensor, masks: Tensor, query: Tensor) -> list[Tensor]:
+    def segment(self, net: CATNet, images: Tensor, masks: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         *supports, q = net.encoder(torch.cat([images, query[None]]))
         everywhere = torch.ones_like(q[0], dtype=torch.bool)
         seen = [self.visible(mask == 1, q.shape[1:]) for mask in masks]
@@ -277,20 +277,27 @@ class TestPaper:
                 self.attend(net.cross_attention, q, torch.stack(supports), torch.stack(seen)),
                 *(self.attend(net.cross_attention, x, q[None], predicted[None]) for x in supports),
             )
-            scores.append(
-                torch.stack([20 * F.cosine_similarity(q, prototype(value), dim=0) for value in (0, 1)])
-            )
-        return [F.interpolate(x[None], query.shape[1:], mode="bilinear")[0] for x in scores]
+            scores.append(self.scores(q, [prototype(0), prototype(1)]))
+        predicted = scores[-1][1] > scores[-1][0]
+        classes = [(q * mask).sum((1, 2), True) for mask in (~predicted, predicted)]  # length is no matter
+        aligned = [self.scores(x, classes) for x in supports]
+        return tuple(
+            F.interpolate(torch.stack(x), query.shape[1:], mode="bilinear") for x in (scores, aligned)
+        )
+
+    @staticmethod
+    def scores(x: Tensor, classes: list[Tensor]) -> Tensor:
+        return torch.stack([20 * F.cosine_similarity(x, c, dim=0) for c in classes])
 
     @pytest.mark.parametrize("shots", [1, 2])
     def test_describes_what_is_computed(self, shots):
         net, (images, masks, queries) = tiny(blocks=3), episode(2, shots, (40, 27))
         masks[1], masks[:, 1:] = masks[1].flip(1), masks[:, 1:].roll(13, 2)
         masks[0, 0, :, 20:] = 255
-        got = net(images, masks, queries).query_logits
+        got = net(images, masks, queries)
         for b in range(2):
-            expected = torch.stack(self.segment(net, images[b], masks[b], queries[b]))
-            torch.testing.assert_close(got[b], expected, rtol=1e-5, atol=1e-5)
+            expected = self.segment(net, images[b], masks[b], queries[b])
+            torch.testing.assert_close((got[0][b], got[1][b]), expected, rtol=1e-5, atol=1e-5)
 
 
 class TestSwitches:
@@ -319,6 +326,12 @@ class TestSwitches:
 
     def test_without_cross_attention_there_is_none(self):
         assert not any("cross" in key for key in tiny(cross_attention="none").state_dict())
+
+    def test_without_masks_all_positions_are_attended_to(self):
+        net = tiny(masks=False)
+        seen = foregrounds(net)
+        net(*episode())
+        assert seen == [None] * 8
 
     def test_masks_change_the_result_but_not_the_first_prediction(self):
         inputs = episode()
@@ -406,17 +419,23 @@ def test_the_prior_is_the_largest_cosine_stretched_to_the_unit_interval():
     torch.testing.assert_close(got, (best - low) / (high - low), rtol=1e-5, atol=1e-6)
 
 
+def test_the_result_is_where_the_last_foreground_exceeds_the_background():
+    logits = torch.tensor([[[9.0, 9.0, 0.0], [0.0, 0.0, 9.0]], [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]])
+    output = CATNetOutput(logits[None, :, :, None], torch.zeros(0), torch.zeros(0))
+    assert output.foreground.tolist() == [[[True, False, False]]]
+
+
 class TestAlignment:
-    def test_is_possible_where_the_query_has_foreground(self):
-        net, inputs = tiny(blocks=0), episode(2)
-        output = {}
-        for sign in (-1.0, 1.0):
-            net.classifier[2].bias.data = torch.tensor([0.0, 50 * sign], dtype=torch.float64)
-            output[sign] = net(*inputs)
-        assert output[1.0].alignable.all()
-        assert output[1.0].foreground.all()
-        assert not output[-1.0].alignable.any()
-        assert not output[-1.0].foreground.any()
+    def test_is_possible_where_the_query_has_some_foreground(self):
+        net, inputs = tiny(blocks=0), episode(size=(8, 32))
+        background, foreground = net(*inputs).query_logits[0, 0]
+        margin = (foreground - background).max().item()
+        for bias, possible in ((margin - 1e-6, True), (margin + 100, False)):
+            net.classifier[2].bias.data[0] += bias
+            output = net(*inputs)
+            net.classifier[2].bias.data[0] -= bias
+            assert output.alignable.tolist() == [possible]
+            assert not output.foreground.all()
 
     def test_segments_the_support_by_the_query(self):
         net, (images, masks, query) = tiny(), episode()
