@@ -278,6 +278,10 @@ class CATNet(nn.Module):
             "mask_threshold": mask_threshold,
         }
         _check(variant, feature_size, dim, switches)
+        if use_coco_init and backbone_weights not in (None, "coco"):
+            raise ValueError(
+                f"backbone_weights: {backbone_weights!r} contradicts use_coco_init; give one of them"
+            )
         self.released = variant == "released"
         self.blocks = blocks
         self.support_to_query = cross_attention in ("both", "support_to_query")
@@ -287,13 +291,9 @@ class CATNet(nn.Module):
         self.mask_threshold = mask_threshold
 
         self.encoder = Encoder(backbone, dim, stages, self.released)
-        if use_coco_init and backbone_weights not in (None, "coco"):
-            raise ValueError(
-                f"backbone_weights: {backbone_weights!r} contradicts use_coco_init; give one of them"
-            )
-        weights = "coco" if use_coco_init else backbone_weights
-        if weights is not None:
-            load_backbone(self.encoder.backbone, backbone, weights, download)
+        start = "coco" if use_coco_init else backbone_weights
+        if start is not None:
+            load_backbone(self.encoder.backbone, backbone, start, download)
 
         learned = self.released or background == "threshold"
         self.register_parameter("t", nn.Parameter(torch.tensor([-10.0])) if learned else None)
@@ -314,7 +314,7 @@ class CATNet(nn.Module):
     def forward(self, support_images: Tensor, support_masks: Tensor, query_images: Tensor) -> CATNetOutput:
         """Segment the query of each episode.
 
-        Everything after the encoder is in float32 or better, whatever autocast says: it costs little, and
+        Everything after the encoder has the weights' precision, whatever autocast says: it costs little, and
         logits are 20 times a cosine.
 
         Args:
@@ -337,7 +337,7 @@ class CATNet(nn.Module):
                 " use images of 8 times that, or variant 'paper'"
             )
         with torch.autocast(features.device.type, enabled=False):
-            x = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2).transpose(1, 2)
+            x = features.to(self.conv_fusion.weight.dtype).flatten(2).transpose(1, 2)
             support, query = x[: B * S].unflatten(0, (B, S)), x[B * S :]
             masks = torch.stack([support_masks == 0, support_masks == 1], 2).to(x.dtype)
             segment = self._as_released if self.released else self._by_rounds
@@ -375,9 +375,8 @@ class CATNet(nn.Module):
         pooled = prototypes(support, weights)[:, 1:]  # (B, 1, C)
         shown = [query, pooled.expand_as(query)]
         if self.prior:
-            shown.append(
-                prior_mask(query, support.flatten(1, 2), visible.flatten(1).to(query.dtype))[..., None]
-            )
+            foreground = visible.flatten(1).to(query.dtype)
+            shown.append(prior_mask(query, support.flatten(1, 2), foreground)[..., None])
         query = F.relu(pointwise(self.conv_fusion, torch.cat(shown, 2)))
         shown = [support, pooled[:, None].expand_as(support)]
         support = F.relu(pointwise(self.support_fusion, torch.cat(shown, 3)))

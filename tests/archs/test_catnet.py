@@ -567,6 +567,16 @@ class TestArguments:
 
 
 class TestPrecision:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize("make", [tiny, released])
+    def test_of_the_weights_is_that_of_the_result(self, make, dtype):
+        supports, masks, queries = episode()
+        output = make().to(dtype)(supports.to(dtype), masks, queries.to(dtype))
+        assert output.query_logits.dtype == output.support_logits.dtype == dtype
+        torch.testing.assert_close(
+            output.query_logits[:, 0].double(), make()(*episode()).query_logits[:, 0], rtol=0.1, atol=0.1
+        )
+
     def test_bf16_autocast_trains_and_returns_float32(self):
         net = tiny().float().train()
         supports, masks, queries = episode(2)
