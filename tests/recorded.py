@@ -84,6 +84,18 @@ def tensor(key: str, shape: list[int]) -> np.ndarray:
 
 
 def _input(spec: dict[str, Any]) -> np.ndarray:
+    if "ci_cj_ri_rj" in spec:  # masks, one ellipse each
+        rows, columns = np.indices(spec["shape"])
+        masks = [
+            ((rows - ci) / ri) ** 2 + ((columns - cj) / rj) ** 2 <= 1
+            for ci, cj, ri, rj in spec["ci_cj_ri_rj"]
+        ]
+        return np.stack(masks).astype(np.float64)
     noise = np.random.default_rng(spec["seed"]).random(spec["shape"])
+    words = spec.get("range", "")
+    if words.endswith("*4 - 2"):
+        return noise * 4 - 2
+    if words.endswith("minus 0.5"):
+        return noise - 0.5
     offset = np.asarray(spec.get("offset", 0.0))  # one number, or one a channel
     return offset.reshape(-1, *(1,) * offset.ndim * 2) + spec.get("scale", 1.0) * noise

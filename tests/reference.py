@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import basicsr_ext as bx
+from basicsr_ext.archs.catnet_arch import Attention, Encoder, prior_mask, resize
 from basicsr_ext.archs.dat_arch import LocalAttention
 from basicsr_ext.archs.layers.deformable_attention import DeformableAttention
 from basicsr_ext.archs.layers.neighborhood_attention import NeighborhoodAttention
@@ -131,6 +133,66 @@ def mswin(fixture: Any) -> dict[str, np.ndarray]:
     return differentiate(forward, fixture)
 
 
+def catnet(fixture: Any) -> dict[str, np.ndarray]:
+    """Run CAT-Net as released, or one of its parts, which take feature maps."""
+    arrays = [torch.from_numpy(array) for array in fixture.inputs()]
+    # Masks and labels are not differentiated.
+    inputs = [x.requires_grad_() for x in arrays if x.ndim == 4]
+    masks = [x for x in arrays if x.ndim == 3]
+    outputs, loss = CATNET[fixture.meta["class"]](fixture, inputs, masks)
+    gradients = torch.autograd.grad(loss, inputs)
+    named_tensors = {**named("y", outputs, fixture), **named("dx", gradients, fixture)}
+    return {name: tensor.detach().numpy() for name, tensor in named_tensors.items()}
+
+
+def catnet_network(fixture: Any, images: list[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return probabilities and, where the fixture trains, the alignment loss; and the loss of both."""
+    options = {key.lower(): value for key, value in fixture.kwargs.items()}
+    net = build(fixture, {"type": "CATNet", "variant": "released", **options})
+    result = net(images[0][:, None], masks[0][:, None], images[1])
+    logits = result.query_logits[:, 0]
+    probabilities = logits.softmax(1)
+    if not fixture.meta["call"]["train"]:
+        return [probabilities], (probabilities**2).mean()
+    support_loss = F.cross_entropy(result.support_logits[:, 0], masks[0].long()) * result.alignable
+    weight = torch.tensor([0.1, 1.0], dtype=logits.dtype)
+    query_loss = F.cross_entropy(logits, masks[1].long(), weight, ignore_index=255)
+    return [probabilities, support_loss], query_loss + support_loss.sum()
+
+
+def catnet_encoder(fixture: Any, images: list[Tensor], _: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the features of CAT-Net's encoder."""
+    assert not fixture.kwargs["use_aspp"]
+    features = filled(Encoder(released=True), fixture)(*images)
+    return [features], (features**2).mean()
+
+
+def catnet_attention(fixture: Any, maps: list[Tensor], _: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the enhanced map of one map, or of each of two that attend to each other."""
+    options = {"normalise": "queries"} if len(maps) == 1 else {}
+    net = filled(Attention(**fixture.kwargs, **options), fixture)
+    positions = [x.flatten(2).transpose(1, 2) for x in maps]
+    pairs = zip(positions, reversed(positions), strict=True)
+    first, *second = [net(x, y).transpose(1, 2).view_as(maps[0]) for x, y in pairs]
+    ramp = torch.linspace(0, 1, first.shape[-1], dtype=first.dtype)
+    return [first, *second], (first**2).mean() + sum((y**2 * ramp).mean() for y in second)
+
+
+def catnet_prior(fixture: Any, maps: list[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the prior of query and support features."""
+    query, support = (x.flatten(2).transpose(1, 2) for x in maps)
+    size = tuple(fixture.kwargs["fts_size"])
+    prior = prior_mask(query, support, resize(masks[0], size, align_corners=True).flatten(1))
+    return [prior.view(len(prior), 1, 1, *size)], (prior**2).mean()
+
+
+CATNET = {
+    "FewShotSeg": catnet_network,
+    "TVDeeplabRes101Encoder": catnet_encoder,
+    "SelfAttention": catnet_attention,
+    "CrossAttention": catnet_attention,
+    "FewShotSeg.generate_prior": catnet_prior,
+}
 RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "EDT": edt,
     "EDTSF": edt,
@@ -142,6 +204,7 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "DAT": dat,
     "DAT++": dat,
     "MSwin": mswin,
+    "CAT-Net, few-shot medical image segmentation (MICCAI 2023), as released": catnet,
 }
 
 

@@ -151,9 +151,7 @@ class MSwinTransformer(MultiWindowAttention):
         relative_pos_embedding: bool = True,
         fuse_method: Literal["split_attn", "naive"] = "split_attn",
     ) -> None:
-        super().__init__(
-            dim, window_size, heads, dim_heads, relative_pos_embedding, fuse_method, drop_out
-        )
+        super().__init__(dim, window_size, heads, dim_heads, relative_pos_embedding, fuse_method, drop_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, C, H, W), or as released, of agents (B, L, H, W, C), to the same shape."""

@@ -4,12 +4,16 @@ import pytest
 from recorded import SHARED, SHIPPED, find, load
 from reference import run
 
-FIXTURES = {"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6, "swin_": 4, "cloformer_": 4}
+FIXTURES = {
+    **{"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6},
+    **{"swin_": 4, "cloformer_": 4, "dat_": 20, "mswin_": 5, "catnet_": 10},
+}
 """How many there are at least in ../shared/reference, by the beginning of their names."""
 SLOW = {  # ten seconds to two minutes
     *("edt_b_x2", "edt_b_dn_g25"),
     *("grl_base_x4", "grl_small_dn_color", "grl_small_x3", "grl_tiny_x4"),
     *("restormer_deblur", "restormer_denoise_color", "restormer_dualpixel"),
+    "catnet_eval_256",
 }
 RECORDED = [
     pytest.param(path, id=f"{folder.name}-{path.stem}", marks=[pytest.mark.slow] * (path.stem in SLOW))

@@ -122,7 +122,9 @@ class _Overlapping(torch.autograd.Function):
         for a in range(over[0]):
             for b in range(over[1]):
                 share = grad[:, :, a * h : (a + 1) * h, :, b * w : (b + 1) * w]
-                place = dx[:, a * h : (a + I) * h, b * w : (b + J) * w].unflatten(2, (J, w)).unflatten(1, (I, h))
+                place = (
+                    dx[:, a * h : (a + I) * h, b * w : (b + J) * w].unflatten(2, (J, w)).unflatten(1, (I, h))
+                )
                 place[:, :, : share.shape[2], :, : share.shape[4]] += share
         return dx[:, : ctx.shape[1], : ctx.shape[2]], None, None
 
@@ -153,9 +155,7 @@ def _tile_bias(rpb: Tensor, tile: Side, radius: int) -> Tensor:
 
 
 @derived
-def _strangers(
-    size: Side, tile: Side, radius: int, which: Side, device: torch.device
-) -> Tensor:
+def _strangers(size: Side, tile: Side, radius: int, which: Side, device: torch.device) -> Tensor:
     """Return which pairs (N, K) of the tile in row and column ``which`` are no neighbours."""
     rows, columns = (
         _near(length, side, radius, index, device)
