@@ -22,7 +22,7 @@ from . import DATASETS
 from .degradations import degraded_pairs
 from .paired_dataset import conversion
 from .pairs import ImagePairs
-from .sources import FileSource, RememberedSource
+from .sources import FileSource, InMemorySource
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -51,4 +51,4 @@ def sample_images(option: SampleKeys, scale: int) -> ImagePairs:
     absent = [file for file in files.files if not Path(files.folder, file).is_file()]
     if absent:
         raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-    return degraded_pairs(RememberedSource(files), option.degradation, scale, conversion(option))
+    return degraded_pairs(InMemorySource(files), option.degradation, scale, conversion(option))
