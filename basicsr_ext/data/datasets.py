@@ -58,8 +58,8 @@ class TrainPairs:
 
     def _draw_place(self, rng: np.random.Generator, size: int, extent: tuple[int, int]) -> CropPlace:
         """Draw the place of a crop in the low-quality image; ``extent`` is the ground truth's."""
-        height, width = (side // self.pairs.scale for side in extent)
-        top, left = random_corner(rng, height, width, size)
+        scale, (height, width) = self.pairs.scale, extent
+        top, left = random_corner(rng, height // scale, width // scale, size)
         return CropPlace(top, left, size, random_orientation(rng, hflip=self._hflip, rotate=self._rotate))
 
     def _crops(self, request: SampleRequest) -> tuple[np.ndarray, np.ndarray]:

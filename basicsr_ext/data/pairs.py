@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from typing_extensions import override
@@ -17,8 +18,7 @@ from .sources import ImageSource, LazyImage
 from .transforms import Conversion, Orientation
 
 
-@dataclass(frozen=True)
-class CropPlace:
+class CropPlace(NamedTuple):
     """Where a square crop lies in an upright image, in its pixels, and how it is oriented once cut."""
 
     top: int

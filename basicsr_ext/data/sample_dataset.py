@@ -25,7 +25,7 @@ from . import DATASETS
 from .degradations import Degradable, degraded_pairs
 from .pairs import ImagePairs
 from .sections import ImageSection
-from .sources import FileSource, RememberedSource
+from .sources import FileSource, InMemorySource
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -59,4 +59,4 @@ class SampleImages(ImageSection, Degradable):
         absent = [file for file in files.files if not Path(files.folder, file).is_file()]
         if absent:
             raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-        return degraded_pairs(RememberedSource(files), self.degradation, scale, self.conversion)
+        return degraded_pairs(InMemorySource(files), self.degradation, scale, self.conversion)

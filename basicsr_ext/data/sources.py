@@ -143,7 +143,7 @@ class GreySource(_Wrapper):
 
 
 @dataclass(frozen=True)
-class RememberedSource(_Wrapper):
+class InMemorySource(_Wrapper):
     """Another source's images, each decoded once a process; for a handful of small images only."""
 
     _images: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
