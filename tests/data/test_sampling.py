@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basicsr_ext.data.sampling import ProgressiveBatchSampler, Purpose, Stage, sample_rng
+from basicsr_ext.data.sampling import ProgressiveBatchSampler, Purpose, Share, Stage, sample_rng
 
 STAGES = (Stage(3, 64, 6), Stage(4, 96, 4), Stage(2, 128, 2))
 
@@ -140,3 +140,64 @@ def test_streams_of_purposes_do_not_run_into_each_other():
     streams = [sample_rng(0, 0, purpose).integers(2**62, size=1000).tolist() for purpose in Purpose]
     assert len(set(chain.from_iterable(streams))) == 1000 * len(Purpose)
     assert list(islice(streams[0], 2)) != list(islice(streams[1], 2))
+
+
+# --- several sources ------------------------------------------------------------------------------------
+
+
+def two_tasks(stage):
+    return Share("sr", stage.batch_size, stage.gt_size), Share("noise", 1, 2 * stage.gt_size)
+
+
+def requests_of(rank=0, world_size=1, grad_accum=1, start_iter=0, **sizes):
+    stages = [Stage(3, 16, 2), Stage(2, 32, 3)]
+    sampler = ProgressiveBatchSampler(
+        stages,
+        sizes or {"sr": 5, "noise": 4},
+        7,
+        rank,
+        world_size,
+        grad_accum,
+        shares=two_tasks,
+        start_iter=start_iter,
+    )
+    return list(sampler)
+
+
+def test_a_micro_batch_holds_the_shares_of_all_sources():
+    batches = requests_of()
+    assert [[request.source for request in batch] for batch in batches[2:4]] == [
+        ["sr", "sr", "noise"],
+        ["sr", "sr", "sr", "noise"],
+    ]
+    assert [request.gt_size for request in batches[4]] == [32, 32, 32, 64]
+    assert [request.k for batch in batches for request in batch] == list(range(17))
+
+
+def test_each_source_is_visited_as_if_it_were_alone():
+    for source, size in (("sr", 5), ("noise", 4)):
+        indices = [r.index for batch in requests_of() for r in batch if r.source == source]
+        for start in range(0, len(indices) - size + 1, size):
+            assert sorted(indices[start : start + size]) == list(range(size))
+        others = requests_of(sr=5, noise=40)
+        if source == "sr":
+            assert [r.index for batch in others for r in batch if r.source == source] == indices
+
+
+def test_sources_do_not_depend_on_ranks_or_interruptions():
+    whole = requests_of(grad_accum=2)
+    ranks = [requests_of(rank, 2) for rank in (0, 1)]
+    assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == whole
+    assert requests_of(grad_accum=2, start_iter=4) == whole[8:]
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ([Share("a", 1, 8), Share("a", 1, 8)], "several shares"),
+        ([Share("b", 1, 8)], "no data set is called b; known: a"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(shares, words):
+    with pytest.raises(ValueError, match=words):
+        ProgressiveBatchSampler([Stage(1, 8, 1)], {"a": 3}, 0, shares=lambda stage: shares)
