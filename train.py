@@ -44,7 +44,7 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         options = load_options(arguments.opt, arguments.force_yml, phases=("train", "val"))
-        # torch and basicsr take seconds to import: only once the option file is known to be sound.
+        # torch and basicsr take seconds to import: only once the option file is known to be valid.
         from basicsr_ext import engine
 
         try:

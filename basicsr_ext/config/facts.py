@@ -24,7 +24,7 @@ class Facts:
         """Say whether the file gives ``key`` a value, right or wrong."""
         return self._raw(key) is not None
 
-    def sound(self, key: str) -> bool:
+    def valid(self, key: str) -> bool:
         """Say whether nothing is known to be wrong at ``key``, above it or below it."""
         return not any(
             key == wrong or key.startswith(f"{wrong}.") or wrong.startswith(f"{key}.") or not wrong
@@ -33,7 +33,7 @@ class Facts:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``; ``default`` if it is absent, None if it is in doubt."""
-        if not self.sound(key):
+        if not self.valid(key):
             return None
         value = self._raw(key)
         if value is None:

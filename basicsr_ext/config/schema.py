@@ -342,10 +342,10 @@ class Options(Section):
             yield Problem("datasets.train", "nothing", "a training set, as there is a train section")
         if data and not train:
             yield Problem("train", "nothing", "a train section (total_iter, optim_g, …) for datasets.train")
-        if facts.sound("datasets") and not (data or list(facts.keys("datasets"))):
+        if facts.valid("datasets") and not (data or list(facts.keys("datasets"))):
             yield Problem("datasets", "no data set", "train, val, val_1, test or test_1 below it")
         sets = [data for data in facts.keys("datasets") if data.split(".")[1].split("_")[0] == "val"]
-        if facts.written("val.val_freq") and facts.sound("datasets") and not sets:
+        if facts.written("val.val_freq") and facts.valid("datasets") and not sets:
             yield Problem(
                 "val.val_freq",
                 f"{show(facts.get('val.val_freq'))} but no validation set",

@@ -89,11 +89,11 @@ def check_relations(
         if model is not None:
             yield from model.relations(facts, path)
         for item in metadata_of(annotation):
-            if isinstance(item, Existing) and isinstance(value, str) and facts.sound(path):
+            if isinstance(item, Existing) and isinstance(value, str) and facts.valid(path):
                 yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
             if isinstance(item, ConstructedBy | ByType) and isinstance(value, dict):
                 found = _check_type(item, value, path, bool(mapping.get("plugins")))
-                yield from (problem for problem in found if facts.sound(problem.key))
+                yield from (problem for problem in found if facts.valid(problem.key))
 
 
 def _check_type(

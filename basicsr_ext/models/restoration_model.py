@@ -74,7 +74,7 @@ class RestorationTrain(Train):
             for name in ("pixel_opt", "perceptual_opt", "fft_opt", "edge_opt")
             if facts.written(f"{key}.{name}")
         ]
-        if not named and not facts.get(f"{key}.losses", {}) and facts.sound(f"{key}.losses"):
+        if not named and not facts.get(f"{key}.losses", {}) and facts.valid(f"{key}.losses"):
             yield Problem(
                 key,
                 "no loss",

@@ -55,7 +55,7 @@ class Degradable(Section):
             fix = "delete dataroot_lq to make LQ of GT"
             yield Problem(chain, "steps beside dataroot_lq", "one of the two", fix)
         steps = {step: DEGRADATIONS.section(str(facts.get(f"{step}.type"))) for step in facts.keys(chain)}
-        if facts.sound(chain):
+        if facts.valid(chain):
             shrinking = [step for step, section in steps.items() if issubclass(section, ShrinkingStep)]
             yield from _check_scales(facts, key, [facts.get(f"{step}.scale") for step in shrinking])
         for step, section in steps.items():
