@@ -204,7 +204,7 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
     "DAT": dat,
     "DAT++": dat,
     "MSwin": mswin,
-    "CAT-Net, few-shot medical image segmentation (MICCAI 2023), as released": catnet,
+    "CAT-Net": catnet,
 }
 
 

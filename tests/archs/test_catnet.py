@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import SHIPPED, load
-from reference import loaded
+from reference import filled
 from torch import Tensor
 from torchvision import models
 
@@ -69,7 +69,7 @@ def same(a: CATNetOutput, b: CATNetOutput) -> None:
 @pytest.fixture(scope="module")
 def net() -> CATNet:
     """The released network of FIXTURE."""
-    return loaded(FIXTURE, CATNet(variant="released", feature_size=[8, 8]))
+    return filled(CATNet(variant="released", feature_size=[8, 8]), FIXTURE)
 
 
 class TestRelease:
