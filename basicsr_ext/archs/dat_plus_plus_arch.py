@@ -151,9 +151,7 @@ class DATPlusPlus(DeformableTransformer):
         def attention(index: int, kind: str) -> nn.Module:
             dim, side, window = dims[index], img_size // patch_size // 2**index, window_sizes[index]
             if kind == "N":
-                return NeighborhoodAttention(
-                    dim, nat_ksizes[index], heads[index], attn_drop_rate, drop_rate
-                )
+                return NeighborhoodAttention(dim, nat_ksizes[index], heads[index], attn_drop_rate, drop_rate)
             if kind == "D":
                 return DeformableAttention(
                     dim,

@@ -3,7 +3,7 @@
 Features attend within windows of several sizes side by side: small ones with many heads see what is near,
 large ones with few heads what is far. State-dict keys are those of the official release.
 
-Shapes: B batch, H x W map, C channels, S branches, h x w a window, N = h * w its tokens, D channels of a head.
+Shapes: B batch, H x W map, C channels, S branches, D channels of a head.
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ class MSwinTransformer(MultiWindowAttention):
         relative_pos_embedding: bool = True,
         fuse_method: Literal["split_attn", "naive"] = "split_attn",
     ) -> None:
-        super().__init__(
-            dim, window_size, heads, dim_heads, relative_pos_embedding, fuse_method, drop_out
-        )
+        super().__init__(dim, window_size, heads, dim_heads, relative_pos_embedding, fuse_method, drop_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, C, H, W), or as released, of agents (B, L, H, W, C), to the same shape."""

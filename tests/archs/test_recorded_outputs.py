@@ -4,7 +4,10 @@ import pytest
 from recorded import SHARED, SHIPPED, find, load
 from reference import run
 
-FIXTURES = {"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6, "swin_": 4, "cloformer_": 4}
+FIXTURES = {
+    **{"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6, "swin_": 4, "cloformer_": 4},
+    **{"dat_v1_": 9, "dat_v2_": 13, "dat_nat_": 3, "mswin_": 9},
+}
 """How many there are at least in ../shared/reference, by the beginning of their names."""
 SLOW = {  # ten seconds to two minutes
     *("edt_b_x2", "edt_b_dn_g25"),
