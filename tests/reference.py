@@ -228,7 +228,8 @@ def differentiate(forward: Callable[[list[Tensor]], list[Tensor]], fixture: Any)
     """
     images = [torch.from_numpy(image).requires_grad_() for image in fixture.inputs()]
     outputs = named("y", forward(images), fixture)
-    formula = fixture.meta.get("loss", {}).get("formula", "")
+    said = fixture.meta.get("loss", "")
+    formula = said if isinstance(said, str) else said.get("formula", "")
     counted = re.findall(r"\by\d*\b", formula) or list(outputs)
     loss = torch.stack([(outputs[name] ** 2).mean() for name in counted]).sum()
     arrays = {**outputs, **named("dx", torch.autograd.grad(loss, images), fixture)}

@@ -171,7 +171,7 @@ class Reduction(nn.Sequential):
         parts = [[conv, ChannelNorm(conv.out_channels)] for conv in convolutions]
         super().__init__(*parts[0], *(module for part in parts[1:] for module in (nn.GELU(), *part)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (B, H, W, C) to (B, H / stride, W / stride, C'), rounded up, for each convolution."""
         for module in self:
             if isinstance(module, nn.Conv2d):
@@ -253,8 +253,8 @@ class DAT(DeformableTransformer):
         dim_stem: channels of tokens.
         dims: channels.
         depths: numbers of blocks.
-        stage_spec: kinds of blocks: "L" attends within windows, "S" within windows shifted by half their side,
-            rounded up, "D" to sampled features.
+        stage_spec: kinds of blocks: "L" attends within windows, "S" within windows shifted by half their
+            side, rounded up, "D" to sampled features.
         heads: numbers of heads.
         window_sizes: sides of windows.
         groups: of "D" blocks, groups of channels that share what they sample.

@@ -3,7 +3,7 @@
 Features attend within windows of several sizes side by side: small ones with many heads see what is near,
 large ones with few heads what is far. State-dict keys are those of the official release.
 
-Shapes: B batch, H x W map, C channels, S branches, h x w a window, N = h * w its tokens, D channels of a head.
+Shapes: B batch, H x W map, C channels, S branches, D channels of a head.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from recorded import SHARED, SHIPPED, find, load
 from reference import run
 
 FIXTURES = {
-    **{"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6},
-    **{"swin_": 4, "cloformer_": 4, "dat_": 20, "mswin_": 5, "catnet_": 10},
+    **{"edt_": 10, "emt_": 5, "grl_": 10, "restormer_": 6, "swin_": 4, "cloformer_": 4},
+    **{"dat_v1_": 9, "dat_v2_": 13, "dat_nat_": 3, "mswin_": 9},
+    "catnet_": 10,
 }
 """How many there are at least in ../shared/reference, by the beginning of their names."""
 SLOW = {  # ten seconds to two minutes

@@ -1,7 +1,7 @@
-"""Attention to features sampled where the features themselves say (DAT, arXiv:2201.00520 and arXiv:2309.01430).
+"""Attention to features that are sampled where queries ask for them (DAT, arXiv:2201.00520, and DAT++).
 
-Shapes: B batch, H x W map, N = H * W, C channels, G groups of C / G channels, Hk x Wk sampled points, K = Hk *
-Wk keys, D channels of a head. Positions are rows, then columns, -1 to 1 from the first to the last.
+Shapes: B batch, H x W map, N = H * W, C channels, G groups of C / G channels, Hk x Wk sampled points, K = Hk
+* Wk keys, D channels of a head. Positions are rows, then columns, -1 to 1 from the first to the last.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class DeformableAttention(nn.Module):
     Each group of channels has its own keys, and the heads that attend to them. Maps of any size.
 
     The two releases differ. DAT (CVPR 2022) has references and queries at the centres of cells; a negative
-    ``offset_range`` takes ``tanh`` of positions, 0 leaves them as they are. DAT++ has its first and last query
-    at the border, but references half a cell further; a negative ``offset_range`` clamps positions to the
-    map. Both bound offsets to a positive ``offset_range``, counted in cells, by ``tanh``.
+    ``offset_range`` takes ``tanh`` of positions, 0 leaves them as they are. DAT++ (arXiv:2309.01430) has its
+    first and last query at the border, but references half a cell further; a negative ``offset_range`` clamps
+    positions to the map. Both bound offsets to a positive ``offset_range``, counted in cells, by ``tanh``.
 
     Args:
         dim: channels, a multiple of ``heads``.

@@ -4,12 +4,15 @@ The neighbourhood keeps its size at the border of the map, where it is shifted i
 taken in tiles whose neighbourhoods together fit a tile of keys with a halo, so that ordinary matrix products
 do the work, with a mask that leaves each query its own neighbours.
 
-Shapes: B batch, H x W map, C channels, D channels of a head, k side of a neighbourhood, r = (k - 1) / 2; I x J
-tiles of h x w queries and (h + 2r) x (w + 2r) keys, N and K of them.
+Shapes: B batch, H x W map, C channels, D channels of a head, k side of a neighbourhood, r = (k - 1) / 2;
+I x J tiles of h x w queries and (h + 2r) x (w + 2r) keys, N and K of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -69,25 +72,60 @@ def attend_to_neighbours(qkv: Tensor, rpb: Tensor, dropout: float = 0.0) -> Tens
     Returns:
         (B, H, W, heads, D).
     """
-    radius, (H, W) = rpb.shape[1] // 4, qkv.shape[1:3]
-    tile = (_tile_side(H, radius), _tile_side(W, radius))
-    queries = _tiles(qkv[:, :, :, :1], tile, 0)
-    keys_values = _tiles(qkv[:, :, :, 1:], tile, radius)
+    if qkv.is_cuda and not torch.compiler.is_compiling() and (kernels := natten_kernels()):
+        return attend_by_natten(qkv, rpb, dropout, kernels)
+    radius, size = rpb.shape[1] // 4, (qkv.shape[1], qkv.shape[2])
+    tile = (_tile_side(size[0], radius), _tile_side(size[1], radius))
+    queries, pairs = _tiles(qkv[:, :, :, :1], tile, 0), _tiles(qkv[:, :, :, 1:], tile, radius)
+    rows, columns = (_kinds(count) for count in queries.shape[2:4])
     bias = _tile_bias(rpb, tile, radius)
+
+    def attend(q: Tensor, kv: Tensor, which: Side) -> Tensor:
+        added = bias.masked_fill(_strangers(size, tile, radius, which, q.device), -torch.inf).unsqueeze(0)
+        (q, k, v), shape = (part.flatten(0, 2) for part in (*q, *kv)), q.shape[1:4]
+        return attention(q, k, v, added, dropout=dropout).unflatten(0, shape)
+
     # Only tiles at the border of the map differ in their masks: nine kinds at most.
-    counts = [_kinds(count) for count in queries.shape[2:4]]
-    rows = []
-    for i, parts in enumerate(zip(*(x.split(counts[0], 2) for x in (queries, keys_values)), strict=True)):
-        row = []
-        for j, (q, kv) in enumerate(zip(*(x.split(counts[1], 3) for x in parts), strict=True)):
-            which = (sum(counts[0][:i]), sum(counts[1][:j]))
-            mask = _strangers((H, W), tile, radius, which, qkv.device)
-            added = bias.masked_fill(mask, -torch.inf).unsqueeze(0)
-            y = attention(*(part.flatten(0, 2) for part in (*q, *kv)), added, dropout=dropout)
-            row.append(y.unflatten(0, q.shape[1:4]))
-        rows.append(torch.cat(row, 2))
-    y = torch.cat(rows, 1).unflatten(4, tile).permute(0, 1, 4, 2, 5, 3, 6)  # (B, I, h, J, w, heads, D)
-    return y.flatten(3, 4).flatten(1, 2)[:, :H, :W]
+    done = [
+        torch.cat(
+            [
+                attend(q, kv, (sum(rows[:i]), sum(columns[:j])))
+                for j, (q, kv) in enumerate(
+                    zip(q_row.split(columns, 3), kv_row.split(columns, 3), strict=True)
+                )
+            ],
+            2,
+        )
+        for i, (q_row, kv_row) in enumerate(zip(queries.split(rows, 2), pairs.split(rows, 2), strict=True))
+    ]
+    y = torch.cat(done, 1).unflatten(4, tile).permute(0, 1, 4, 2, 5, 3, 6)  # (B, I, h, J, w, heads, D)
+    return y.flatten(3, 4).flatten(1, 2)[:, : size[0], : size[1]]
+
+
+Kernels = tuple[Callable[..., Tensor], Callable[..., Tensor]]
+
+
+@cache
+def natten_kernels() -> Kernels | None:
+    """Return natten's products of queries and keys, and of weights and values; None where there are none.
+
+    Its releases 0.17 have them; those from 0.20 on know no position bias. On CPUs they take 60 times as long
+    as tiles do; on GPUs, for which they are made, neither was timed.
+    """
+    try:
+        functional = import_module("natten.functional")
+        return functional.na2d_qk, functional.na2d_av
+    except (ImportError, AttributeError, RuntimeError):  # the last: it looks for a GPU when imported
+        return None
+
+
+def attend_by_natten(qkv: Tensor, rpb: Tensor, dropout: float, kernels: Kernels) -> Tensor:
+    """Return what :func:`attend_to_neighbours` does, by natten's kernels."""
+    side = (rpb.shape[1] + 1) // 2
+    q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).contiguous()  # (B, heads, H, W, D)
+    logits = kernels[0](q * q.shape[-1] ** -0.5, k, kernel_size=side, dilation=1, rpb=rpb.to(q.dtype))
+    weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout)
+    return kernels[1](weights, v, kernel_size=side, dilation=1).permute(0, 2, 3, 1, 4)
 
 
 def _tiles(x: Tensor, tile: Side, radius: int) -> Tensor:
@@ -100,7 +138,7 @@ def _tiles(x: Tensor, tile: Side, radius: int) -> Tensor:
 class _Overlapping(torch.autograd.Function):
     """Cut a map into tiles that overlap by twice the radius.
 
-    torch's ``unfold`` does, but its gradient takes XX times as long.
+    torch's ``unfold`` does, but its gradient takes three times as long.
     """
 
     @staticmethod
@@ -116,7 +154,7 @@ class _Overlapping(torch.autograd.Function):
         (h, w), halo = ctx.tile, 2 * ctx.radius
         grad = grads[0].unflatten(5, (h + halo, w + halo)).permute(1, 2, 5, 3, 6, 0, 4, 7)
         I, J = grad.shape[1], grad.shape[3]  # noqa: E741
-        # As many whole tiles as a tile with its halo reaches over; of each, all tiles' shares lie side by side.
+        # A tile with its halo reaches over so many others, and what all tiles add to theirs does not overlap.
         over = (-(-(h + halo) // h), -(-(w + halo) // w))
         dx = grad.new_zeros(len(grad), (I + over[0] - 1) * h, (J + over[1] - 1) * w, *ctx.shape[3:])
         for a in range(over[0]):
@@ -132,9 +170,9 @@ class _Overlapping(torch.autograd.Function):
 def _tile_side(length: int, radius: int) -> int:
     """Return how many of ``length`` queries a tile takes along one axis.
 
-    The last tile needs more than ``radius``, so that its queries' neighbourhoods lie within its halo. Tiles of
-    about a neighbourhood are fastest: of 56 x 56 queries with 7 x 7 neighbours, tiles of 4, 7, 10 and 14 take
-    28, 21, 24 and 33 ms.
+    The last tile needs more than ``radius``, so that its queries' neighbourhoods lie within its halo. Tiles
+    of about a neighbourhood are fastest: of 56 x 56 queries with 7 x 7 neighbours, forward and backward on a
+    CPU, tiles of 4, 7, 10 and 14 take 28, 21, 24 and 33 ms.
     """
     least = max(2 * radius + 1, 7)
     sides = (side for side in range(least, 4 * least) if length % side == 0 or length % side > radius)
