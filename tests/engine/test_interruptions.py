@@ -149,7 +149,8 @@ def test_a_run_of_two_ranks_goes_on_with_one_and_the_same_samples(tmp_path, trai
         (tmp_path / "two" / name).unlink()
     resumed = train_command(options, "--auto_resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "written by 2 processes, now there are 1. Samples per iteration: [8, 4, 4]" in resumed.stdout
+    assert "written by 2 processes, now there are 1." in resumed.stdout
+    assert "Samples per iteration, by stage: [8, 4, 4], before: [8, 4, 4]" in resumed.stdout
     one, two = (
         torch.load(tmp_path / run / "models/net_g_8.pth", weights_only=True) for run in ("one", "two")
     )

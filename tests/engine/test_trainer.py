@@ -13,7 +13,8 @@ from basicsr_ext.data.sampling import Stage
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
-from basicsr_ext.engine.trainer import NonFiniteError, Trainer, keep_global_batch
+from basicsr_ext.engine.resume import keep_global_batch
+from basicsr_ext.engine.trainer import NonFiniteError, Trainer
 
 
 def make_trainer(options, checkpoint=None):
