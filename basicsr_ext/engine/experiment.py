@@ -53,7 +53,7 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
 
 def changed_options(saved: str, options: Options) -> list[str]:
     """Return one line for each key that differs between a checkpoint's options and ``options``."""
-    before, now = dict(_flatten(json.loads(saved))), dict(_flatten(json.loads(options.model_dump_json())))
+    before, now = dict(flatten(json.loads(saved))), dict(flatten(json.loads(options.model_dump_json())))
     return [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now})
@@ -61,10 +61,11 @@ def changed_options(saved: str, options: Options) -> list[str]:
     ]
 
 
-def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything in nested mappings."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _flatten(inner, f"{key}.{name}" if key else str(name))
+            yield from flatten(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, value
 

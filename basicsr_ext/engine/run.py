@@ -7,6 +7,7 @@ import torch
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
 from ..files import write_atomically
+from .agreement import require_agreement
 from .build import Parts, build_kind, build_parts
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
@@ -50,6 +51,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
         parts = _build_everywhere(options, world, problems)
+        require_agreement(options, parts, checkpoint, world)
         trainer = Trainer(options, parts, world, checkpoint)
         if world.is_main:
             write_atomically(run_folder(options) / f"{options.name}.yml", options.to_yaml().encode())

@@ -1,9 +1,16 @@
 """Several ranks resume with the same bits, and keep what they train with: real processes."""
 
+import socket
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
-from helpers import tiny_options
+from helpers import ENVIRONMENT, ROOT, tiny_options
 
+from basicsr_ext import load_options, train
+from basicsr_ext.data.images import write_image
 from basicsr_ext.engine.checkpoint import Checkpointer
 
 
@@ -35,3 +42,56 @@ def test_a_run_of_several_ranks_resumes_with_the_same_bits(tmp_path, train_comma
         if not torch.equal(found[part][name], value)
     ]
     assert not differing
+
+
+def start_ranks(options_files, *arguments):
+    """Start one process a file, as on nodes that have a file each, and return exit codes and outputs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {"WORLD_SIZE": str(len(options_files)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "train.py", "-opt", str(file), *arguments],
+            cwd=ROOT,
+            env={**ENVIRONMENT, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, file in enumerate(options_files)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path, options_file):
+    files = []
+    for rank, (rate, side) in enumerate(((1e-3, 48), (1e-1, 56))):
+        image = np.zeros((side, 48, 3), np.uint8)
+        for name in ("a", "b") if rank else ("a",):
+            write_image(tmp_path / f"images{rank}/{name}.png", image)
+        options = tiny_options(tmp_path / "run", optim_g={"type": "Adam", "lr": rate})
+        options["datasets"]["train"].update(
+            type="PairedImageDataset", dataroot_gt=str(tmp_path / f"images{rank}")
+        )
+        files.append(options_file(options, f"{rank}.yml"))
+    codes, (told, silent) = start_ranks(files)
+    assert codes == [2, 2], told + silent
+    assert "train.optim_g.lr: found 0.001 on rank 0; 0.1 on rank 1, expected the same on all ranks" in told
+    images = "1 images, among them a 48x48 on rank 0; 2 images, among them a 56x48, b 56x48 on rank 1"
+    assert f"datasets.train: found {images}" in told
+    assert "dataroot_gt" not in told
+    assert "expected" not in silent
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_one_rank_alone_sees_ends_the_run_in_words(tmp_path, options_file):
+    options = tiny_options(tmp_path / "run")
+    train(load_options(options))
+    elsewhere = tiny_options(tmp_path / "elsewhere")
+    codes, (told, silent) = start_ranks(
+        [options_file(options, "0.yml"), options_file(elsewhere, "1.yml")], "--auto_resume"
+    )
+    assert codes == [2, 2], told + silent
+    assert "found the checkpoint of iteration 8 on rank 0; the beginning on rank 1" in told
