@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_mod
 from ..registry import DATASETS, METRICS, NETWORKS, OPTIMIZERS, SCHEDULERS
 from .errors import Problem, SourceMap
 from .facts import Facts
-from .paths import ExistingFile
+from .paths import ExistingFile, ResumeState
 from .sections import ByType, ConstructedBy, OptionMapping, Section
 from .stages import StageOptions, check_stages
 from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
@@ -236,9 +236,7 @@ class Val(Section):
 
 _EXISTING = "give the path of an existing file, or ~ for none"
 Weights = Annotated[str, ExistingFile("a file of weights, such as net_g_latest.pth", _EXISTING)]
-TrainingState = Annotated[
-    str, ExistingFile("a training state, such as training_states/5000.state", _EXISTING)
-]
+TrainingState = Annotated[str, ResumeState("a training state, such as training_states/5000.state", _EXISTING)]
 
 
 class Paths(Section):
@@ -257,7 +255,8 @@ class Paths(Section):
         "default: the network's own.",
     )
     resume_state: TrainingState | None = Field(
-        default=None, description="training_states/<iter>.state to continue from."
+        default=None,
+        description="training_states/<iter>.state to continue from; --auto_resume prefers the run's newest.",
     )
     experiments_root: str | None = Field(
         default=None, description="Folder of this run; default experiments/<name>."

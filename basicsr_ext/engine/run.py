@@ -25,8 +25,8 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     Args:
         options: see :func:`basicsr_ext.load_options`.
         launcher: ``slurm`` takes rank and address from SLURM's variables.
-        auto_resume: continue from the run's newest intact checkpoint, if there is one. Implied when torchrun
-            or SLURM has restarted the run.
+        auto_resume: continue from the run's newest intact checkpoint, if there is one; else as without it.
+            Implied when torchrun or SLURM has restarted the run.
 
     Returns:
         Last losses, best scores and the run's folder.
@@ -54,6 +54,14 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         require_agreement(options, parts, checkpoint, world)
         trainer = Trainer(options, parts, world, checkpoint)
         if world.is_main:
+            if checkpoint is not None and not auto_resume:
+                aside = trainer.checkpointer.set_newer_aside(checkpoint.iteration)
+                if aside is not None:
+                    LOG.warning(
+                        "The run goes back to iteration %d; its newer checkpoints are in %s now",
+                        checkpoint.iteration,
+                        aside,
+                    )
             write_atomically(run_folder(options) / f"{options.name}.yml", options.to_yaml().encode())
         LOG.info(
             "%s: iterations %d to %d on %s, %d process(es)",

@@ -4,9 +4,11 @@ import pytest
 from helpers import tiny_options
 
 from basicsr_ext import load_options, train
+from basicsr_ext.config import OptionError
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
+from basicsr_ext.engine.experiment import starting_point
 from basicsr_ext.engine.trainer import Trainer
 
 
@@ -45,3 +47,52 @@ def test_a_batch_size_changed_in_the_option_file_is_what_a_resumed_run_takes(opt
     assert batches(resumed(options, trained)) == [4, 2, 3]
     trained.state["global_batches"] = [8, 4, 4]
     assert batches(resumed(options, trained)) == [8, 4, 3]
+
+
+def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(options, trained, tmp_path):
+    state = tmp_path / "run/training_states/4.state"
+    options["path"]["resume_state"] = str(state)
+    assert train(load_options(options), auto_resume=True).iteration == 8
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 8
+    state.unlink()  # as logger.keep_checkpoints does, in time
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 8
+    with pytest.raises(OptionError, match=r"path.resume_state: found .*--auto_resume continues from"):
+        train(load_options(options))
+
+
+def test_a_run_without_a_checkpoint_yet_begins_with_resume_state_once_more(options, trained, tmp_path):
+    options["path"] = {
+        "experiments_root": str(tmp_path / "other"),
+        "resume_state": str(tmp_path / "run/training_states/4.state"),
+    }
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/metrics.jsonl").touch()
+    with pytest.raises(OptionError, match="already holds a run"):
+        train(load_options(options))
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 4
+
+
+def test_a_rewound_run_sets_the_newer_checkpoints_aside_where_they_can_be_continued(
+    options, trained, tmp_path, capsys
+):
+    log = (tmp_path / "run/metrics.jsonl").read_bytes()
+    options["path"]["resume_state"] = str(tmp_path / "run/training_states/4.state")
+    options["logger"]["save_checkpoint_freq"] = 6
+    train(load_options(options))
+    (aside,) = (tmp_path / "run").glob("newer_than_4_*")
+    assert (
+        f"The run goes back to iteration 4; its newer checkpoints are in {aside} now"
+        in capsys.readouterr().out
+    )
+    assert Checkpointer(tmp_path / "run").iterations() == [4, 6, 8]
+    assert Checkpointer(aside).iterations() == [8]
+    assert (aside / "metrics.jsonl").read_bytes() == log
+    assert (aside / "models/net_g_best.pth").exists()
+    options["path"]["resume_state"] = str(aside / "training_states/8.state")
+    assert starting_point(load_options(options), auto_resume=False)[0].iteration == 8
+
+
+def test_checkpoints_beyond_a_damaged_one_stay_where_auto_resume_found_them(options, trained, tmp_path):
+    (tmp_path / "run/models/net_g_8.pth").write_bytes(b"")
+    train(load_options(options), auto_resume=True)
+    assert not list((tmp_path / "run").glob("newer_than_*"))
