@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..config import Options, resolved_stages
+import torch
+
+from ..config import Options, Problem, resolved_stages
+from ..config.schema import OptimizerSpec
 from ..data.sampling import Stage
 from .checkpoint import Checkpoint
+from .precision import build_optimizer
 
 
 def batch_options(options: Options) -> list[list[Any]]:
@@ -39,6 +44,38 @@ def resumed_stages(
         return tuple(stages)
     unchanged = [samples if a == b else None for samples, a, b in zip(former, before, now, strict=True)]
     return keep_global_batch(stages, unchanged, ranks * options.train.grad_accum)
+
+
+def optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
+    """Return every optimizer that cannot go on from the state that the checkpoint holds of it."""
+    train = json.loads(checkpoint.state["options"])["train"]
+    problems = []
+    for name, state in checkpoint.state["optimizers"].items():
+        spec, former = getattr(options.train, name, None), train[name]["type"]
+        stepped = state["state"].values()
+        if spec is None or spec.type != former:
+            key, found = f"train.{name}.type", "nothing" if spec is None else repr(spec.type)
+        elif stepped and (lacking := _state_keys(spec) - {key for kept in stepped for key in kept}):
+            found = f"options with which {former} also needs {', '.join(sorted(lacking))}"
+            key = f"train.{name}"
+        else:
+            continue
+        expected = f"what the checkpoint of iteration {checkpoint.iteration} has the state of, {former!r}"
+        fix = "go back to it, or begin a new run whose path.pretrain_network_g are this run's weights"
+        problems.append(Problem(key, found, expected, fix))
+    return problems
+
+
+def _state_keys(spec: OptimizerSpec) -> set[str]:
+    """Return what an optimizer keeps of a parameter, as far as a step with a small one tells."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer = build_optimizer(spec.type, [parameter], parameter.device, lr=spec.lr, **spec.kwargs)
+        optimizer.step()
+    except Exception:  # its options are checked elsewhere, and some want other shapes
+        return set()
+    return set(optimizer.state[parameter])
 
 
 def keep_global_batch(stages: Sequence[Stage], former: Sequence[int | None], share: int) -> tuple[Stage, ...]:

@@ -15,6 +15,7 @@ from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse
 from .preflight.summary import print_check, print_scores
+from .resume import optimizer_problems
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -48,6 +49,8 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     with start(options.num_gpu, launcher, options.dist_params) as world:
         choose_algorithms(train_options.deterministic)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
+        if checkpoint is not None:
+            problems += optimizer_problems(options, checkpoint)
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
         parts = _build_everywhere(options, world, problems)

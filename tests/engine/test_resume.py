@@ -1,7 +1,8 @@
 """What a resumed run keeps of the run it continues, and what it takes from the option file."""
 
 import pytest
-from helpers import tiny_options
+import torch
+from helpers import same_bits, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
@@ -9,6 +10,7 @@ from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.experiment import starting_point
+from basicsr_ext.engine.precision import load_state
 from basicsr_ext.engine.trainer import Trainer
 
 
@@ -96,3 +98,53 @@ def test_checkpoints_beyond_a_damaged_one_stay_where_auto_resume_found_them(opti
     (tmp_path / "run/models/net_g_8.pth").write_bytes(b"")
     train(load_options(options), auto_resume=True)
     assert not list((tmp_path / "run").glob("newer_than_*"))
+
+
+def test_optimizer_options_are_those_of_the_option_file_and_the_state_goes_on(options, tmp_path):
+    optimizer = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-6}
+    options["train"]["optim_g"] = optimizer
+    train(load_options(options))
+    checkpoint = Checkpointer(tmp_path / "run").load(4)
+    options["train"]["optim_g"] = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.2, "betas": [0.8, 0.99]}
+    trainer = resumed(options, checkpoint)
+    (group,) = trainer.step.optimizers["optim_g"].param_groups
+    assert (group["weight_decay"], tuple(group["betas"]), group["eps"]) == (0.2, (0.8, 0.99), 1e-8)
+    state = trainer.step.optimizers["optim_g"].state_dict()["state"]
+    assert same_bits(state, checkpoint.state["optimizers"]["optim_g"]["state"])
+    assert state
+
+
+def test_values_that_an_optimizer_keeps_in_its_groups_are_state_and_go_on(options, trained):
+    trained.state["optimizers"]["optim_g"]["param_groups"][0]["estimate"] = 0.5
+    (group,) = resumed(options, trained).step.optimizers["optim_g"].param_groups
+    assert group["estimate"] == 0.5
+
+
+def test_another_optimizer_is_refused_in_words(options, trained):
+    options["train"]["optim_g"]["type"] = "AdamW"
+    with pytest.raises(OptionError) as caught:
+        train(load_options(options), auto_resume=True)
+    (line,) = str(caught.value).splitlines()
+    assert "train.optim_g.type: found 'AdamW', expected what the checkpoint of iteration 8 has" in line
+
+
+def test_an_option_that_needs_a_state_of_its_own_is_refused_in_words(options, trained):
+    options["train"]["optim_g"]["amsgrad"] = True
+    with pytest.raises(OptionError, match="found options with which Adam also needs max_exp_avg_sq"):
+        train(load_options(options), auto_resume=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_state_goes_to_an_optimizer_of_another_implementation(fused):
+    def stepped(fused, parameter):
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return optimizer
+
+    before = stepped(not fused, torch.nn.Parameter(torch.ones(3)))
+    after = stepped(fused, torch.nn.Parameter(torch.ones(3)))
+    load_state(after, before.state_dict(), ())
+    assert after.param_groups[0]["fused"] is fused
+    after.step()
+    assert {int(state["step"]) for state in after.state.values()} == {2}

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import tiny_options
+from helpers import same_bits, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
@@ -33,16 +33,6 @@ def losses_of(folder):
 
 def final_checkpoint(folder, iteration=8):
     return Checkpointer(folder).load(iteration)
-
-
-def same_bits(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_bits(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    return a == b
 
 
 def test_batches_change_size_exactly_at_the_stage_boundaries(tmp_path):
