@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 
 from ..config import OptionError, Options, Problem
@@ -11,6 +14,7 @@ from .agreement import require_agreement
 from .build import Parts, build_kind, build_parts
 from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
 from .experiment import result_folder, run_folder, starting_point
+from .lock import FolderInUseError, locked
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse
@@ -46,7 +50,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     if problems:
         raise OptionError(problems, options.source)
     auto_resume = auto_resume or restarted()
-    with start(options.num_gpu, launcher, options.dist_params) as world:
+    with start(options.num_gpu, launcher, options.dist_params) as world, _folder_to_itself(options, world):
         choose_algorithms(train_options.deterministic)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
         if checkpoint is not None:
@@ -135,6 +139,25 @@ def _require_training(options: Options) -> Train:
         )
         raise OptionError([problem], options.source)
     return options.train
+
+
+@contextmanager
+def _folder_to_itself(options: Options, world: World) -> Iterator[None]:
+    """Lock the run's folder on the first rank; where that cannot be, all ranks say so."""
+    folder, problem = run_folder(options), None
+    with ExitStack() as stack:
+        if world.is_main:
+            try:
+                stack.enter_context(locked(folder))
+            except FolderInUseError as error:
+                found = f"{folder}, in which {error} is training"
+                fix = "wait for its end, stop it, or choose another name"
+                problem = Problem("name", found, "a folder that no other run uses", fix)
+            except OSError as error:
+                problem = Problem("path.experiments_root", str(error), "a folder that can be written to")
+        if problems := [problem for problem in world.gather(problem) if problem is not None]:
+            raise OptionError(problems, options.source)
+        yield
 
 
 def _build_everywhere(options: Options, world: World, problems: list[Problem]) -> Parts:

@@ -1,13 +1,9 @@
 """Several ranks resume with the same bits, and keep what they train with: real processes."""
 
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, tiny_options
+from helpers import start_ranks, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.data.images import write_image
@@ -42,27 +38,6 @@ def test_a_run_of_several_ranks_resumes_with_the_same_bits(tmp_path, train_comma
         if not torch.equal(found[part][name], value)
     ]
     assert not differing
-
-
-def start_ranks(options_files, *arguments):
-    """Start one process a file, as on nodes that have a file each, and return exit codes and outputs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(len(options_files)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "train.py", "-opt", str(file), *arguments],
-            cwd=ROOT,
-            env={**ENVIRONMENT, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, file in enumerate(options_files)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
 
 
 def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path, options_file):
