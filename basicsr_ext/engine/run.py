@@ -12,7 +12,16 @@ from ..config.schema import Train
 from ..files import write_atomically
 from .agreement import require_agreement
 from .build import Parts, build_kind, build_parts
-from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
+from .distributed import (
+    Launcher,
+    World,
+    adopt_slurm_variables,
+    device_problems,
+    is_main_process,
+    restarted,
+    start,
+    world_size,
+)
 from .experiment import result_folder, run_folder, starting_point
 from .lock import FolderInUseError, locked
 from .logger import LOG, log_to_console
@@ -45,6 +54,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
             ``train.deterministic`` asks for one.
     """
     train_options = _require_training(options)
+    adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)
     if problems:
@@ -92,6 +102,7 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
     Raises:
         OptionError: something does not fit.
     """
+    adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)
     if options.path.pretrain_network_g is None:

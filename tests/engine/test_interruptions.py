@@ -174,6 +174,7 @@ def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "2 process(es)" in outputs[0]
+    assert outputs[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,8 @@ def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file
         ("node7,node9", "node7"),
         ("gpu[03-07,11],login", "gpu03"),
         ("gpu-a[1,5]", "gpu-a1"),
+        ("rack[1-2]node[03-04]", "rack1node03"),
+        ("rack[1-2]-login,gpu3", "rack1-login"),
         ("10.0.0.1", "10.0.0.1"),
     ],
 )
