@@ -90,7 +90,7 @@ MetaInfoFile = Annotated[
 
 def run_folder(experiments_root: str | None, name: str) -> Path:
     """Return the folder of a run's checkpoints and logs."""
-    return Path(experiments_root or Path("experiments") / name)
+    return Path(experiments_root or Path("experiments") / name).expanduser()
 
 
 def _layout(facts: Facts, data: str, name: str) -> str:

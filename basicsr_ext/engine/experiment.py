@@ -42,7 +42,7 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
                 return checkpoint, warnings, []
         if options.path.resume_state is not None:
             key = "path.resume_state"
-            state = Path(options.path.resume_state).expanduser()
+            state = Path(options.path.resume_state)
             outside = folder.resolve() not in state.resolve().parents
             # Without a checkpoint, a run that began with a state of another one begins with it again.
             if outside and holds_run(folder) and not auto_resume:
