@@ -11,7 +11,7 @@ from typing import Any
 from ..config import OptionError, Options, Problem
 from ..data.images import ImageError
 from ..data.pairs import ImagePairs
-from ..data.samples import source_sizes
+from ..data.samples import in_words, source_sizes
 from ..data.sources import first_few
 from .build import Parts
 from .checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def _plan(options: Options, parts: Parts, checkpoint: Checkpoint | None) -> Plan
 def _images(dataset: Any) -> list[str]:
     pairs = getattr(dataset, "pairs", None)
     if not isinstance(pairs, ImagePairs):
-        return [f"{size} images {source}".strip() for source, size in source_sizes(dataset).items()]
+        return [in_words(source_sizes(dataset))]
     return [f"{name} {_sizes(pairs, index)}" for index, name in enumerate(pairs.names)]
 
 

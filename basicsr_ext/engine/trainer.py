@@ -14,7 +14,7 @@ import torch
 
 from ..config import Options
 from ..data.loader import DevicePrefetcher, build_train_loader, to_device
-from ..data.samples import source_sizes
+from ..data.samples import in_words, source_sizes
 from ..data.sampling import ProgressiveBatchSampler, Stage, stage_of
 from .build import Parts
 from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state, seed_random_generators
@@ -97,6 +97,7 @@ class Trainer:
         rehearse(options, self.kind, parts.train_set, self.stages, train.channels_last)
         batch = stage_batch(self.kind, parts.train_set, self.stages[0], copies=0)
         self.step.order_buckets(to_device(batch, world.device, train.channels_last))
+        self._images = source_sizes(parts.train_set)
         self.validator = Validator(
             options.val, self.kind, parts.eval_sets, world, self.folder / "visualization"
         )
@@ -197,6 +198,7 @@ class Trainer:
                 "replaced_samples": sum(replaced),
                 "global_batches": self._global_batches(self.stages),
                 "batch_options": batch_options(self.options),
+                "train_images": self._images,
                 "options": self.options.model_dump_json(),
             }
             self.checkpointer.save(iteration, networks, state)
@@ -220,7 +222,7 @@ class Trainer:
         assert option is not None, "the loader requires a training set"
         sampler = ProgressiveBatchSampler(
             self.stages,
-            source_sizes(dataset),
+            self._images,
             self.options.manual_seed,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -379,6 +381,14 @@ class Trainer:
                 state["global_batches"],
                 self.world.size,
                 asked,
+            )
+        images = state.get("train_images", self._images)  # checkpoints of version 0.1 do not have it
+        if images != self._images:
+            LOG.warning(
+                "The training set has changed since the checkpoint: %s, before: %s. Images come in another "
+                "order from here on.",
+                in_words(self._images),
+                in_words(images),
             )
         for line in changed_options(state["options"], self.options):
             LOG.warning("Option changed since the checkpoint: %s", line)

@@ -100,6 +100,16 @@ def test_checkpoints_beyond_a_damaged_one_stay_where_auto_resume_found_them(opti
     assert not list((tmp_path / "run").glob("newer_than_*"))
 
 
+def test_a_training_set_of_another_size_is_said(options, trained, capsys):
+    resumed(options, trained)
+    assert "The training set has changed" not in capsys.readouterr().out
+    images = trained.state["train_images"][""]
+    trained.state["train_images"] = {"": images + 1}
+    resumed(options, trained)
+    said = capsys.readouterr().out
+    assert f"since the checkpoint: {images} images, before: {images + 1} images. Images come in" in said
+
+
 def test_optimizer_options_are_those_of_the_option_file_and_the_state_goes_on(options, tmp_path):
     optimizer = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-6}
     options["train"]["optim_g"] = optimizer

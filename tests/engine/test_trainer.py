@@ -15,6 +15,7 @@ from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.resume import keep_global_batch
 from basicsr_ext.engine.trainer import NonFiniteError, Trainer
+from basicsr_ext.engine.validator import Evaluation
 
 
 def make_trainer(options, checkpoint=None):
@@ -276,6 +277,14 @@ def test_another_number_of_ranks_keeps_the_samples_per_iteration_where_they_can_
     stages = (Stage(10, 16, 4), Stage(10, 32, 3))
     assert keep_global_batch(stages, former=[8, 6], share=1) == (Stage(10, 16, 8), Stage(10, 32, 6))
     assert keep_global_batch(stages, former=[8, 6], share=4) == (Stage(10, 16, 2), Stage(10, 32, 3))
+
+
+def test_a_first_score_that_is_no_number_is_beaten_by_the_next_one(tmp_path):
+    trainer = make_trainer(tiny_options(tmp_path))
+    assert not trainer._keep_best("photos", Evaluation({"psnr": float("nan")}))
+    assert trainer._keep_best("photos", Evaluation({"psnr": 20.0}))
+    assert not trainer._keep_best("photos", Evaluation({"psnr": float("nan")}))
+    assert trainer.best["photos"]["psnr"]["value"] == 20
 
 
 def test_a_save_that_fails_ends_the_run_and_leaves_earlier_checkpoints(tmp_path):
