@@ -64,7 +64,8 @@ def main() -> int:
             return EXIT_FAILED
     except OptionError as error:
         # Every rank finds the same problems; one of them says so.
-        if os.environ.get("RANK", "0") == "0":
+        variable = "SLURM_PROCID" if arguments.launcher == "slurm" else "RANK"
+        if os.environ.get(variable, "0") == "0":
             print(error, file=sys.stderr)
         return EXIT_BAD_OPTIONS
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from ..spelling import closest
@@ -37,6 +38,17 @@ class ExistingFile(Existing):
         """Yield a problem if there is no such file."""
         if not os.path.isfile(os.path.expanduser(path)):
             yield _missing(key, path, self.what, self.fix)
+
+
+@dataclass(frozen=True)
+class ResumeState(ExistingFile):
+    """A training state to begin with; ``--auto_resume`` needs it no longer once the run has checkpoints."""
+
+    def check(self, facts: Facts, key: str, path: str) -> Iterator[Problem]:
+        """Yield a problem if there is no such file, and no checkpoint of the run either."""
+        folder = run_folder(facts.get("path.experiments_root"), str(facts.get("name")))
+        if not any(folder.glob("training_states/*.json")):
+            yield from super().check(facts, key, path)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,11 @@ MetaInfoFile = Annotated[
         "a text file with one ground-truth image name a line", "leave it out to use every image of the folder"
     ),
 ]
+
+
+def run_folder(experiments_root: str | None, name: str) -> Path:
+    """Return the folder of a run's checkpoints and logs."""
+    return Path(experiments_root or Path("experiments") / name).expanduser()
 
 
 def _layout(facts: Facts, data: str, name: str) -> str:

@@ -12,18 +12,19 @@ integer where one is asked for. ``~`` stands for a key's default.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
 from ..registry import DATASETS, METRICS, NETWORKS, OPTIMIZERS, SCHEDULERS
 from .errors import Problem, SourceMap
 from .facts import Facts
-from .paths import ExistingFile
+from .paths import ExistingFile, ResumeState
 from .sections import ByType, ConstructedBy, OptionMapping, Section
 from .stages import StageOptions, check_stages
 from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
@@ -235,10 +236,9 @@ class Val(Section):
 
 
 _EXISTING = "give the path of an existing file, or ~ for none"
-Weights = Annotated[str, ExistingFile("a file of weights, such as net_g_latest.pth", _EXISTING)]
-TrainingState = Annotated[
-    str, ExistingFile("a training state, such as training_states/5000.state", _EXISTING)
-]
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+Weights = Annotated[UserPath, ExistingFile("a file of weights, such as net_g_latest.pth", _EXISTING)]
+TrainingState = Annotated[str, ResumeState("a training state, such as training_states/5000.state", _EXISTING)]
 
 
 class Paths(Section):
@@ -257,15 +257,16 @@ class Paths(Section):
         "default: the network's own.",
     )
     resume_state: TrainingState | None = Field(
-        default=None, description="training_states/<iter>.state to continue from."
+        default=None,
+        description="training_states/<iter>.state to continue from; --auto_resume prefers the run's newest.",
     )
-    experiments_root: str | None = Field(
+    experiments_root: UserPath | None = Field(
         default=None, description="Folder of this run; default experiments/<name>."
     )
     ignore_resume_networks: str | list[str] | None = Field(
         default=None, description="Accepted as in BasicSR's files; there is one network."
     )
-    results_root: str | None = Field(
+    results_root: UserPath | None = Field(
         default=None, description="Folder of test results; default results/<name>."
     )
 

@@ -6,6 +6,7 @@ w * scale). A data set of basicsr's or of a plug-in's may lack what is not requi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from typing_extensions import NotRequired
@@ -81,3 +82,8 @@ def source_sizes(dataset: TrainSet) -> dict[str, int]:
     A set with several sources, such as tasks, has them in its attribute ``sizes``.
     """
     return getattr(dataset, "sizes", None) or {"": len(dataset)}
+
+
+def in_words(sizes: Mapping[str, int]) -> str:
+    """Return what :func:`source_sizes` gave, for messages."""
+    return ", ".join(f"{size} images {source and f'of {source}'}".strip() for source, size in sizes.items())

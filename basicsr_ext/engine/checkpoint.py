@@ -15,6 +15,8 @@ import hashlib
 import io
 import json
 import random
+import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,6 +108,31 @@ class Checkpointer:
         for folder in (self.folder, self._models, self._states):
             remove_leftovers(folder)
 
+    def set_newer_aside(self, iteration: int) -> Path | None:
+        """Move what lies beyond ``iteration`` to a folder of its own, from which it can be continued.
+
+        Logs and weights without an iteration are copied.
+
+        Returns:
+            The folder, laid out like the run's, or ``None`` if there was nothing.
+        """
+        patterns = ("*.jsonl", "models/*.pth", "training_states/*.state", "training_states/*.json")
+        files = {path: _iteration_of(path) for pattern in patterns for path in self.folder.glob(pattern)}
+        newer = [
+            (number, path) for path, number in files.items() if number is not None and number > iteration
+        ]
+        if not newer:
+            return None
+        aside = self.folder / f"newer_than_{iteration}_{time.strftime('%Y%m%d_%H%M%S')}"
+        for folder in (self._models, self._states):
+            (aside / folder.name).mkdir(parents=True)
+        for path in (path for path, number in files.items() if number is None):
+            shutil.copy2(path, aside / path.relative_to(self.folder))
+        # The newest goes first, and its manifest before the rest: without it, that is no checkpoint.
+        for _, path in sorted(newer, key=lambda file: (-file[0], file[1].suffix != ".json")):
+            path.rename(aside / path.relative_to(self.folder))
+        return aside
+
     def iterations(self) -> list[int]:
         """Return the iterations of all checkpoints with a manifest, oldest first."""
         return sorted(int(path.stem) for path in self._states.glob("*.json") if path.stem.isdigit())
@@ -175,6 +202,12 @@ class Checkpointer:
 
     def _manifest(self, iteration: int) -> Path:
         return self._states / f"{iteration}.json"
+
+
+def _iteration_of(path: Path) -> int | None:
+    """Return the iteration that a file's name ends with, if there is one."""
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else None
 
 
 def find_checkpoint(state_path: Path) -> Checkpoint:

@@ -85,7 +85,6 @@ class World:
 
 def device_problems(num_gpu: int | str, launcher: Launcher) -> list[Problem]:
     """Return what is wrong with ``num_gpu`` on this machine, with this number of processes."""
-    _adopt_slurm_variables(launcher)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if not isinstance(num_gpu, int) or num_gpu == 0:
         return []
@@ -111,13 +110,12 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
 
     Args:
         num_gpu: 0 runs on the CPU, anything else on the GPU of the local rank where there is one.
-        launcher: ``slurm`` reads SLURM's variables; the others torchrun's, if they are set.
-        dist: backend and port, where the option file names them.
+        launcher: ``pytorch`` insists on torchrun's variables; the others take them if they are set.
+        dist: backend, where the option file names it.
 
     Raises:
-        LaunchError: ``launcher`` is ``pytorch`` or ``slurm`` but its variables are not set.
+        LaunchError: ``launcher`` is ``pytorch`` but its variables are not set.
     """
-    _adopt_slurm_variables(launcher, dist.port)
     if launcher == "pytorch" and "WORLD_SIZE" not in os.environ:
         raise LaunchError("--launcher pytorch: start with 'torchrun --nproc_per_node=N train.py …'")
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -164,8 +162,16 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _adopt_slurm_variables(launcher: Launcher, port: int | None = None) -> None:
-    """Translate SLURM's variables into torchrun's."""
+def adopt_slurm_variables(launcher: Launcher, port: int | None) -> None:
+    """Translate SLURM's variables into torchrun's, which all else reads.
+
+    Args:
+        launcher: ``slurm``; without effect for others.
+        port: of the first node; ``None``: torch's usual one.
+
+    Raises:
+        LaunchError: the variables are not set.
+    """
     if launcher != "slurm" or "RANK" in os.environ:
         return
     try:
@@ -181,8 +187,8 @@ def _adopt_slurm_variables(launcher: Launcher, port: int | None = None) -> None:
 
 
 def first_slurm_node(nodelist: str) -> str:
-    """Return the first host of SLURM's compact list: ``gpu[03-07,11],login`` gives ``gpu03``."""
-    match = re.match(r"([^\[,]+)(?:\[(\w+))?", nodelist)
+    """Return the first host of SLURM's compact list: ``rack[1-2]gpu[03-07],login`` gives ``rack1gpu03``."""
+    match = re.match(r"(?:[^\[\],]|\[\w[^\]]*\])+", nodelist)
     if match is None:
         raise LaunchError(f"SLURM_NODELIST names no host: {nodelist!r}")
-    return match.group(1) + (match.group(2) or "")
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import Options, Problem
+from ..config import Options, Problem, paths
 from .checkpoint import Checkpoint, Checkpointer, CheckpointError, find_checkpoint
 
 
 def run_folder(options: Options) -> Path:
     """Return the folder of checkpoints and logs."""
-    return Path(options.path.experiments_root or Path("experiments") / options.name)
+    return paths.run_folder(options.path.experiments_root, options.name)
 
 
 def result_folder(options: Options) -> Path:
@@ -34,26 +34,30 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
         The checkpoint (``None``: from the beginning), warnings about damaged newer ones, and problems.
     """
     folder = run_folder(options)
+    key = "name"
     try:
-        if options.path.resume_state is not None:
-            state = Path(options.path.resume_state)
-            if holds_run(folder) and folder.resolve() not in state.resolve().parents:
-                return None, [], [_folder_problem(folder, "path.resume_state")]
-            return find_checkpoint(state), [], []
         if auto_resume:
             checkpoint, warnings = Checkpointer(folder).newest()
-            return checkpoint, warnings, []
+            if checkpoint is not None:
+                return checkpoint, warnings, []
+        if options.path.resume_state is not None:
+            key = "path.resume_state"
+            state = Path(options.path.resume_state)
+            outside = folder.resolve() not in state.resolve().parents
+            # Without a checkpoint, a run that began with a state of another one begins with it again.
+            if outside and holds_run(folder) and not auto_resume:
+                return None, [], [_folder_problem(folder, key)]
+            return find_checkpoint(state), [], []
     except CheckpointError as error:
-        key = "path.resume_state" if options.path.resume_state is not None else "name"
-        return None, [], [Problem(key, str(error), "an intact checkpoint")]
-    if holds_run(folder):
-        return None, [], [_folder_problem(folder, "name")]
+        return None, [], [Problem(key, str(error), "an intact checkpoint", _other_checkpoints(folder, key))]
+    if holds_run(folder) and not auto_resume:
+        return None, [], [_folder_problem(folder, key)]
     return None, [], []
 
 
 def changed_options(saved: str, options: Options) -> list[str]:
     """Return one line for each key that differs between a checkpoint's options and ``options``."""
-    before, now = dict(_flatten(json.loads(saved))), dict(_flatten(json.loads(options.model_dump_json())))
+    before, now = dict(flatten(json.loads(saved))), dict(flatten(json.loads(options.model_dump_json())))
     return [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now})
@@ -61,12 +65,19 @@ def changed_options(saved: str, options: Options) -> list[str]:
     ]
 
 
-def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything in nested mappings."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _flatten(inner, f"{key}.{name}" if key else str(name))
+            yield from flatten(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, value
+
+
+def _other_checkpoints(folder: Path, key: str) -> str:
+    if key == "name" or not Checkpointer(folder).iterations():
+        return ""
+    return f"--auto_resume continues from the newest one of {folder}"
 
 
 def _folder_problem(folder: Path, key: str) -> Problem:

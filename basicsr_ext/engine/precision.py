@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from ..registry import OPTIMIZERS, UnknownTypeError
 
 RESTORMER_CLIP = 0.01
 """The gradient norm that Restormer's ``use_grad_clip: true`` clips at."""
+
+_IMPLEMENTATIONS = ("fused", "foreach", "capturable")
 
 
 def choose_algorithms(deterministic: bool) -> None:
@@ -59,6 +61,25 @@ def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
     members = inspect.getmembers(torch.optim, inspect.isclass)
     known = [name for name, member in members if issubclass(member, torch.optim.Optimizer)]
     raise UnknownTypeError("optimizer", name, [*OPTIMIZERS.names(), *known])
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], own_options: Collection[str]
+) -> None:
+    """Load what another optimizer's ``state_dict`` gave, perhaps one for another device.
+
+    Args:
+        optimizer: takes the state over.
+        state: of an optimizer of the same class, on the host.
+        own_options: keys of parameter groups whose values ``optimizer`` keeps as it was built.
+    """
+    # These follow the device; torch places the step counts by what the loaded groups say.
+    kept = {*own_options, *_IMPLEMENTATIONS} - {"params"}
+    groups = [
+        {**group, **{key: value for key, value in own.items() if key in kept}}
+        for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 class Verdict:

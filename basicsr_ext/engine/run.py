@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
 from ..files import write_atomically
+from .agreement import require_agreement
 from .build import Parts, build_kind, build_parts
-from .distributed import Launcher, World, device_problems, is_main_process, restarted, start, world_size
+from .distributed import (
+    Launcher,
+    World,
+    adopt_slurm_variables,
+    device_problems,
+    is_main_process,
+    restarted,
+    start,
+    world_size,
+)
 from .experiment import result_folder, run_folder, starting_point
+from .lock import FolderInUseError, locked
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse
 from .preflight.summary import print_check, print_scores
+from .resume import optimizer_problems
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -24,8 +39,8 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     Args:
         options: see :func:`basicsr_ext.load_options`.
         launcher: ``slurm`` takes rank and address from SLURM's variables.
-        auto_resume: continue from the run's newest intact checkpoint, if there is one. Implied when torchrun
-            or SLURM has restarted the run.
+        auto_resume: continue from the run's newest intact checkpoint, if there is one; else as without it.
+            Implied when torchrun or SLURM has restarted the run.
 
     Returns:
         Last losses, best scores and the run's folder.
@@ -39,19 +54,31 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
             ``train.deterministic`` asks for one.
     """
     train_options = _require_training(options)
+    adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)
     if problems:
         raise OptionError(problems, options.source)
     auto_resume = auto_resume or restarted()
-    with start(options.num_gpu, launcher, options.dist_params) as world:
+    with start(options.num_gpu, launcher, options.dist_params) as world, _folder_to_itself(options, world):
         choose_algorithms(train_options.deterministic)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
+        if checkpoint is not None:
+            problems += optimizer_problems(options, checkpoint)
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
         parts = _build_everywhere(options, world, problems)
+        require_agreement(options, parts, checkpoint, world)
         trainer = Trainer(options, parts, world, checkpoint)
         if world.is_main:
+            if checkpoint is not None and not auto_resume:
+                aside = trainer.checkpointer.set_newer_aside(checkpoint.iteration)
+                if aside is not None:
+                    LOG.warning(
+                        "The run goes back to iteration %d; its newer checkpoints are in %s now",
+                        checkpoint.iteration,
+                        aside,
+                    )
             write_atomically(run_folder(options) / f"{options.name}.yml", options.to_yaml().encode())
         LOG.info(
             "%s: iterations %d to %d on %s, %d process(es)",
@@ -75,6 +102,7 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
     Raises:
         OptionError: something does not fit.
     """
+    adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)
     if options.path.pretrain_network_g is None:
@@ -122,6 +150,25 @@ def _require_training(options: Options) -> Train:
         )
         raise OptionError([problem], options.source)
     return options.train
+
+
+@contextmanager
+def _folder_to_itself(options: Options, world: World) -> Iterator[None]:
+    """Lock the run's folder on the first rank; where that cannot be, all ranks say so."""
+    folder, problem = run_folder(options), None
+    with ExitStack() as stack:
+        if world.is_main:
+            try:
+                stack.enter_context(locked(folder))
+            except FolderInUseError as error:
+                found = f"{folder}, in which {error} is training"
+                fix = "wait for its end, stop it, or choose another name"
+                problem = Problem("name", found, "a folder that no other run uses", fix)
+            except OSError as error:
+                problem = Problem("path.experiments_root", str(error), "a folder that can be written to")
+        if problems := [problem for problem in world.gather(problem) if problem is not None]:
+            raise OptionError(problems, options.source)
+        yield
 
 
 def _build_everywhere(options: Options, world: World, problems: list[Problem]) -> Parts:

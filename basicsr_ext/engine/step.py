@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .build import build_kind
 from .checkpoint import Checkpoint, random_state, restore_random_state
 from .distributed import World
 from .ema import WeightAverage
-from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer
+from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer, load_state
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,11 @@ class TrainingStep:
             if name in self.averages:
                 key = "params_ema" if "params_ema" in content else "params"
                 load_weights(self.averages[name].network, content, param_key=key)
+        formerly = json.loads(checkpoint.state["options"])["train"]
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(checkpoint.state["optimizers"][name])
+            # What either option file names is the present one's; all else may be state.
+            named = {*formerly[name], *getattr(self.kind.options.train, name).kwargs}
+            load_state(optimizer, checkpoint.state["optimizers"][name], named)
         for name, stepper in self._steppers.items():
             stepper.scaler.load_state_dict(checkpoint.state["scalers"][name])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from ..config import Options
 from ..data.loader import DevicePrefetcher, build_train_loader, to_device
-from ..data.samples import source_sizes
+from ..data.samples import in_words, source_sizes
 from ..data.sampling import ProgressiveBatchSampler, Stage, stage_of
 from .build import Parts
 from .checkpoint import Checkpoint, Checkpointer, random_state, restore_random_state, seed_random_generators
@@ -25,6 +25,7 @@ from .logger import LOG, RunLogger
 from .precision import Verdict
 from .preflight.rehearsal import rehearse, stage_batch
 from .progress import Bar, Speedometer, duration
+from .resume import batch_options, resumed_stages
 from .signals import SignalListener, StoppedError
 from .step import TrainingStep
 from .validator import Evaluation, Validator
@@ -83,9 +84,8 @@ class Trainer:
         assert train is not None, "the loader requires a train section"
         self.options, self.train_options, self.world = options, train, world
         self.stages = parts.stages
-        if checkpoint is not None and len(checkpoint.state["random"]) != world.size:
-            former = checkpoint.state["global_batches"]
-            self.stages = keep_global_batch(parts.stages, former, world.size * train.grad_accum)
+        if checkpoint is not None:
+            self.stages = resumed_stages(options, parts.stages, checkpoint, world.size)
         self.folder = run_folder(options)
         self.iteration = checkpoint.iteration if checkpoint is not None else 0
         self.best: Best = {}
@@ -97,6 +97,7 @@ class Trainer:
         rehearse(options, self.kind, parts.train_set, self.stages, train.channels_last)
         batch = stage_batch(self.kind, parts.train_set, self.stages[0], copies=0)
         self.step.order_buckets(to_device(batch, world.device, train.channels_last))
+        self._images = source_sizes(parts.train_set)
         self.validator = Validator(
             options.val, self.kind, parts.eval_sets, world, self.folder / "visualization"
         )
@@ -109,7 +110,7 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._replaced_before = 0
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(checkpoint, parts.stages)
 
     def train(self) -> Summary:
         """Run the remaining iterations and return what the run ended with.
@@ -195,7 +196,9 @@ class Trainer:
                 "best": self.best,
                 "baselines": self._baselines,
                 "replaced_samples": sum(replaced),
-                "global_batches": self._global_batches(),
+                "global_batches": self._global_batches(self.stages),
+                "batch_options": batch_options(self.options),
+                "train_images": self._images,
                 "options": self.options.model_dump_json(),
             }
             self.checkpointer.save(iteration, networks, state)
@@ -209,17 +212,17 @@ class Trainer:
     def _replaced_samples(self) -> int:
         return self._replaced_before + self._prefetcher.replaced_samples
 
-    def _global_batches(self) -> list[int]:
+    def _global_batches(self, stages: Sequence[Stage]) -> list[int]:
         """Return the samples of one iteration over all ranks and micro-batches, stage by stage."""
         share = self.world.size * self.train_options.grad_accum
-        return [stage.batch_size * share for stage in self.stages]
+        return [stage.batch_size * share for stage in stages]
 
     def _load_batches(self, dataset: Any) -> DevicePrefetcher:
         option = self.options.datasets.loader
         assert option is not None, "the loader requires a training set"
         sampler = ProgressiveBatchSampler(
             self.stages,
-            source_sizes(dataset),
+            self._images,
             self.options.manual_seed,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -354,8 +357,8 @@ class Trainer:
                 best["iteration"],
             )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Take over everything :meth:`save` wrote."""
+    def _restore(self, checkpoint: Checkpoint, asked_stages: Sequence[Stage]) -> None:
+        """Take over everything :meth:`save` wrote; the stages are those that the option file asks for."""
         state = checkpoint.state
         self.step.restore(checkpoint)
         self.best, self._baselines = state["best"], state["baselines"]
@@ -364,28 +367,28 @@ class Trainer:
             restore_random_state(state["random"][self.world.rank], self.world.device)
         else:
             LOG.warning(
-                "The checkpoint was written by %d processes, now there are %d. Samples per iteration: %s, "
-                "before: %s. Dropout draws other numbers than in an uninterrupted run.",
+                "The checkpoint was written by %d processes, now there are %d. Dropout draws other numbers "
+                "than in an uninterrupted run.",
                 len(state["random"]),
                 self.world.size,
-                self._global_batches(),
+            )
+        asked, kept = self._global_batches(asked_stages), self._global_batches(self.stages)
+        if not asked == kept == state["global_batches"]:
+            LOG.warning(
+                "Samples per iteration, by stage: %s, before: %s. With %d process(es), the option file asks "
+                "for %s; batch_size_total has its way with any number of them.",
+                kept,
                 state["global_batches"],
+                self.world.size,
+                asked,
+            )
+        images = state.get("train_images", self._images)  # checkpoints of version 0.1 do not have it
+        if images != self._images:
+            LOG.warning(
+                "The training set has changed since the checkpoint: %s, before: %s. Images come in another "
+                "order from here on.",
+                in_words(self._images),
+                in_words(images),
             )
         for line in changed_options(state["options"], self.options):
             LOG.warning("Option changed since the checkpoint: %s", line)
-
-
-def keep_global_batch(stages: Sequence[Stage], former: Sequence[int], share: int) -> tuple[Stage, ...]:
-    """Return the stages with as many samples an iteration as another number of ranks has trained with.
-
-    Args:
-        stages: as the option file asks for.
-        former: samples of one iteration, stage by stage.
-        share: ranks times micro-batches. A stage whose former samples it does not divide stays as it is.
-    """
-    if len(former) != len(stages):
-        return tuple(stages)
-    return tuple(
-        stage if samples % share else replace(stage, batch_size=samples // share)
-        for stage, samples in zip(stages, former, strict=True)
-    )

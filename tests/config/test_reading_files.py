@@ -77,6 +77,17 @@ def test_a_mapping_loads_like_a_file_and_is_left_unchanged(tmp_path, base):
     assert mapping["network_g"]["scales"] == (4,)
 
 
+def test_a_tilde_is_the_home_folder_wherever_a_path_stands(tmp_path, base, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "net.pth").touch()
+    paths = ["experiments_root=~/runs", "results_root=~/out", "pretrain_network_g=~/net.pth"]
+    file = tmp_path / "o.yml"
+    file.write_text(base)
+    path = load_options(file, [f"path:{assignment}" for assignment in paths]).path
+    assert (path.experiments_root, path.results_root) == (f"{tmp_path}/runs", f"{tmp_path}/out")
+    assert path.pretrain_network_g == f"{tmp_path}/net.pth"
+
+
 def test_a_mapping_of_other_objects_names_them():
     with pytest.raises(OptionError, match=r"options: scale: found a object, expected plain data"):
         load_options({"name": "x", "scale": object(), "datasets": {}, "network_g": {"type": "EDT"}})

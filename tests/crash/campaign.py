@@ -1,6 +1,6 @@
 """Kill training runs at random and aimed-at moments, resume them, and compare how they end, bit for bit.
 
-    python tests/crash/campaign.py --kills 50 --ranks 1 2
+    python tests/crash/campaign.py --kills 50 --ranks 1 2 3 4
 
 Every run is tiny but has all that is random in it: drop path, mixup, noise on the fly, accumulation,
 averaged weights, three stages. It is killed with SIGKILL (all processes of it) at a random moment, while a
@@ -152,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50, help="over all runs; default: 50")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="processes a run; default: 1 2")
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=[1, 2, 3, 4], help="processes a run; default: 1 to 4"
+    )
     parser.add_argument(
         "--workers",
         nargs="+",

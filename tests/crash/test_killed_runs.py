@@ -10,7 +10,7 @@ from victim import differences, left_behind
 
 @pytest.mark.slow
 def test_ten_kills_at_all_kinds_of_moments_leave_no_trace(tmp_path):
-    campaign = ("tests/crash/campaign.py", "--kills", "10", "--ranks", "1", "2", "--workers", "mixed")
+    campaign = ("tests/crash/campaign.py", "--kills", "10", "--ranks", "1", "2", "3", "--workers", "mixed")
     done = run_command(sys.executable, *campaign, "--seed", "3", "--folder", tmp_path, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 kills; no difference" in done.stdout

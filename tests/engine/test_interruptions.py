@@ -149,7 +149,8 @@ def test_a_run_of_two_ranks_goes_on_with_one_and_the_same_samples(tmp_path, trai
         (tmp_path / "two" / name).unlink()
     resumed = train_command(options, "--auto_resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "written by 2 processes, now there are 1. Samples per iteration: [8, 4, 4]" in resumed.stdout
+    assert "written by 2 processes, now there are 1." in resumed.stdout
+    assert "Samples per iteration, by stage: [8, 4, 4], before: [8, 4, 4]" in resumed.stdout
     one, two = (
         torch.load(tmp_path / run / "models/net_g_8.pth", weights_only=True) for run in ("one", "two")
     )
@@ -173,6 +174,7 @@ def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "2 process(es)" in outputs[0]
+    assert outputs[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,8 @@ def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file
         ("node7,node9", "node7"),
         ("gpu[03-07,11],login", "gpu03"),
         ("gpu-a[1,5]", "gpu-a1"),
+        ("rack[1-2]node[03-04]", "rack1node03"),
+        ("rack[1-2]-login,gpu3", "rack1-login"),
         ("10.0.0.1", "10.0.0.1"),
     ],
 )

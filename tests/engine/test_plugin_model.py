@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, run_command
-from test_trainer import same_bits
+from helpers import ENVIRONMENT, ROOT, run_command, same_bits
 
 from basicsr_ext import load_options, train
 from basicsr_ext import test as evaluate

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import tiny_options
+from helpers import same_bits, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
@@ -13,7 +13,9 @@ from basicsr_ext.data.sampling import Stage
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
-from basicsr_ext.engine.trainer import NonFiniteError, Trainer, keep_global_batch
+from basicsr_ext.engine.resume import keep_global_batch
+from basicsr_ext.engine.trainer import NonFiniteError, Trainer
+from basicsr_ext.engine.validator import Evaluation
 
 
 def make_trainer(options, checkpoint=None):
@@ -32,16 +34,6 @@ def losses_of(folder):
 
 def final_checkpoint(folder, iteration=8):
     return Checkpointer(folder).load(iteration)
-
-
-def same_bits(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_bits(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    return a == b
 
 
 def test_batches_change_size_exactly_at_the_stage_boundaries(tmp_path):
@@ -285,6 +277,14 @@ def test_another_number_of_ranks_keeps_the_samples_per_iteration_where_they_can_
     stages = (Stage(10, 16, 4), Stage(10, 32, 3))
     assert keep_global_batch(stages, former=[8, 6], share=1) == (Stage(10, 16, 8), Stage(10, 32, 6))
     assert keep_global_batch(stages, former=[8, 6], share=4) == (Stage(10, 16, 2), Stage(10, 32, 3))
+
+
+def test_a_first_score_that_is_no_number_is_beaten_by_the_next_one(tmp_path):
+    trainer = make_trainer(tiny_options(tmp_path))
+    assert not trainer._keep_best("photos", Evaluation({"psnr": float("nan")}))
+    assert trainer._keep_best("photos", Evaluation({"psnr": 20.0}))
+    assert not trainer._keep_best("photos", Evaluation({"psnr": float("nan")}))
+    assert trainer.best["photos"]["psnr"]["value"] == 20
 
 
 def test_a_save_that_fails_ends_the_run_and_leaves_earlier_checkpoints(tmp_path):

@@ -1,0 +1,92 @@
+"""What a resumed run keeps of the run it continues, and what it takes from the option file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..config import Options, Problem, resolved_stages
+from ..config.schema import OptimizerSpec
+from ..data.sampling import Stage
+from .checkpoint import Checkpoint
+from .precision import build_optimizer
+
+
+def batch_options(options: Options) -> list[list[Any]]:
+    """Return all that the option file says of each stage's batch, as plain values."""
+    assert options.train is not None, "the loader requires a train section"
+    return [
+        [stage.batch_size_per_gpu, stage.batch_size_total, options.train.grad_accum]
+        for stage in resolved_stages(options)
+    ]
+
+
+def resumed_stages(
+    options: Options, stages: Sequence[Stage], checkpoint: Checkpoint, ranks: int
+) -> tuple[Stage, ...]:
+    """Return the stages with the checkpoint's samples an iteration, where the option file is still the same.
+
+    Args:
+        options: of the run.
+        stages: as they ask for with ``ranks`` processes.
+        checkpoint: tells what was trained with, which is not what its options ask for if the number of
+            processes has changed before.
+        ranks: number of processes.
+    """
+    assert options.train is not None, "the loader requires a train section"
+    former, now = checkpoint.state["global_batches"], batch_options(options)
+    before = checkpoint.state.get("batch_options", now)  # checkpoints of version 0.1 do not have it
+    if not len(former) == len(before) == len(stages):
+        return tuple(stages)
+    unchanged = [samples if a == b else None for samples, a, b in zip(former, before, now, strict=True)]
+    return keep_global_batch(stages, unchanged, ranks * options.train.grad_accum)
+
+
+def optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
+    """Return every optimizer that cannot go on from the state that the checkpoint holds of it."""
+    train = json.loads(checkpoint.state["options"])["train"]
+    problems = []
+    for name, state in checkpoint.state["optimizers"].items():
+        spec, former = getattr(options.train, name, None), train[name]["type"]
+        stepped = state["state"].values()
+        if spec is None or spec.type != former:
+            key, found = f"train.{name}.type", "nothing" if spec is None else repr(spec.type)
+        elif stepped and (lacking := _state_keys(spec) - {key for kept in stepped for key in kept}):
+            found = f"options with which {former} also needs {', '.join(sorted(lacking))}"
+            key = f"train.{name}"
+        else:
+            continue
+        expected = f"what the checkpoint of iteration {checkpoint.iteration} has the state of, {former!r}"
+        fix = "go back to it, or begin a new run whose path.pretrain_network_g are this run's weights"
+        problems.append(Problem(key, found, expected, fix))
+    return problems
+
+
+def _state_keys(spec: OptimizerSpec) -> set[str]:
+    """Return what an optimizer keeps of a parameter, as far as a step with a small one tells."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer = build_optimizer(spec.type, [parameter], parameter.device, lr=spec.lr, **spec.kwargs)
+        optimizer.step()
+    except Exception:  # its options are checked elsewhere, and some want other shapes
+        return set()
+    return set(optimizer.state[parameter])
+
+
+def keep_global_batch(stages: Sequence[Stage], former: Sequence[int | None], share: int) -> tuple[Stage, ...]:
+    """Return the stages with as many samples an iteration as another number of ranks has trained with.
+
+    Args:
+        stages: as the option file asks for.
+        former: samples of one iteration, stage by stage; ``None``: those that the stage asks for.
+        share: ranks times micro-batches. A stage whose former samples it does not divide stays as it is.
+    """
+    return tuple(
+        stage if samples is None or samples % share else replace(stage, batch_size=samples // share)
+        for stage, samples in zip(stages, former, strict=True)
+    )

@@ -1,0 +1,160 @@
+"""What a resumed run keeps of the run it continues, and what it takes from the option file."""
+
+import pytest
+import torch
+from helpers import same_bits, tiny_options
+
+from basicsr_ext import load_options, train
+from basicsr_ext.config import OptionError
+from basicsr_ext.engine.build import build_parts
+from basicsr_ext.engine.checkpoint import Checkpointer
+from basicsr_ext.engine.distributed import World
+from basicsr_ext.engine.experiment import starting_point
+from basicsr_ext.engine.precision import load_state
+from basicsr_ext.engine.trainer import Trainer
+
+
+@pytest.fixture
+def options(tmp_path):
+    return tiny_options(tmp_path / "run")
+
+
+@pytest.fixture
+def trained(options, tmp_path):
+    """Return the checkpoint at iteration 4 of a finished run of one process."""
+    train(load_options(options))
+    return Checkpointer(tmp_path / "run").load(4)
+
+
+def resumed(options, checkpoint):
+    options = load_options(options)
+    return Trainer(options, build_parts(options, 1, training=True), World(), checkpoint)
+
+
+def batches(trainer):
+    return [stage.batch_size for stage in trainer.stages]
+
+
+def test_every_further_resume_keeps_the_batch_that_two_ranks_began_with(options, trained):
+    trained.state["global_batches"] = [8, 4, 4]  # two ranks, as the option file asks for 4, 2, 2 each
+    trained.state["random"] *= 2
+    first = resumed(options, trained)
+    assert batches(first) == [8, 4, 4]
+    first.train()
+    assert batches(resumed(options, Checkpointer(first.folder).load(8))) == [8, 4, 4]
+
+
+def test_a_batch_size_changed_in_the_option_file_is_what_a_resumed_run_takes(options, trained):
+    options["datasets"]["train"]["stages"][2]["batch_size_per_gpu"] = 3
+    assert batches(resumed(options, trained)) == [4, 2, 3]
+    trained.state["global_batches"] = [8, 4, 4]
+    assert batches(resumed(options, trained)) == [8, 4, 3]
+
+
+def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(options, trained, tmp_path):
+    state = tmp_path / "run/training_states/4.state"
+    options["path"]["resume_state"] = str(state)
+    assert train(load_options(options), auto_resume=True).iteration == 8
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 8
+    state.unlink()  # as logger.keep_checkpoints does, in time
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 8
+    with pytest.raises(OptionError, match=r"path.resume_state: found .*--auto_resume continues from"):
+        train(load_options(options))
+
+
+def test_a_run_without_a_checkpoint_yet_begins_with_resume_state_once_more(options, trained, tmp_path):
+    options["path"] = {
+        "experiments_root": str(tmp_path / "other"),
+        "resume_state": str(tmp_path / "run/training_states/4.state"),
+    }
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/metrics.jsonl").touch()
+    with pytest.raises(OptionError, match="already holds a run"):
+        train(load_options(options))
+    assert starting_point(load_options(options), auto_resume=True)[0].iteration == 4
+
+
+def test_a_rewound_run_sets_the_newer_checkpoints_aside_where_they_can_be_continued(
+    options, trained, tmp_path, capsys
+):
+    log = (tmp_path / "run/metrics.jsonl").read_bytes()
+    options["path"]["resume_state"] = str(tmp_path / "run/training_states/4.state")
+    options["logger"]["save_checkpoint_freq"] = 6
+    train(load_options(options))
+    (aside,) = (tmp_path / "run").glob("newer_than_4_*")
+    assert (
+        f"The run goes back to iteration 4; its newer checkpoints are in {aside} now"
+        in capsys.readouterr().out
+    )
+    assert Checkpointer(tmp_path / "run").iterations() == [4, 6, 8]
+    assert Checkpointer(aside).iterations() == [8]
+    assert (aside / "metrics.jsonl").read_bytes() == log
+    assert (aside / "models/net_g_best.pth").exists()
+    options["path"]["resume_state"] = str(aside / "training_states/8.state")
+    assert starting_point(load_options(options), auto_resume=False)[0].iteration == 8
+
+
+def test_checkpoints_beyond_a_damaged_one_stay_where_auto_resume_found_them(options, trained, tmp_path):
+    (tmp_path / "run/models/net_g_8.pth").write_bytes(b"")
+    train(load_options(options), auto_resume=True)
+    assert not list((tmp_path / "run").glob("newer_than_*"))
+
+
+def test_a_training_set_of_another_size_is_said(options, trained, capsys):
+    resumed(options, trained)
+    assert "The training set has changed" not in capsys.readouterr().out
+    images = trained.state["train_images"][""]
+    trained.state["train_images"] = {"": images + 1}
+    resumed(options, trained)
+    said = capsys.readouterr().out
+    assert f"since the checkpoint: {images} images, before: {images + 1} images. Images come in" in said
+
+
+def test_optimizer_options_are_those_of_the_option_file_and_the_state_goes_on(options, tmp_path):
+    optimizer = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-6}
+    options["train"]["optim_g"] = optimizer
+    train(load_options(options))
+    checkpoint = Checkpointer(tmp_path / "run").load(4)
+    options["train"]["optim_g"] = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.2, "betas": [0.8, 0.99]}
+    trainer = resumed(options, checkpoint)
+    (group,) = trainer.step.optimizers["optim_g"].param_groups
+    assert (group["weight_decay"], tuple(group["betas"]), group["eps"]) == (0.2, (0.8, 0.99), 1e-8)
+    state = trainer.step.optimizers["optim_g"].state_dict()["state"]
+    assert same_bits(state, checkpoint.state["optimizers"]["optim_g"]["state"])
+    assert state
+
+
+def test_values_that_an_optimizer_keeps_in_its_groups_are_state_and_go_on(options, trained):
+    trained.state["optimizers"]["optim_g"]["param_groups"][0]["estimate"] = 0.5
+    (group,) = resumed(options, trained).step.optimizers["optim_g"].param_groups
+    assert group["estimate"] == 0.5
+
+
+def test_another_optimizer_is_refused_in_words(options, trained):
+    options["train"]["optim_g"]["type"] = "AdamW"
+    with pytest.raises(OptionError) as caught:
+        train(load_options(options), auto_resume=True)
+    (line,) = str(caught.value).splitlines()
+    assert "train.optim_g.type: found 'AdamW', expected what the checkpoint of iteration 8 has" in line
+
+
+def test_an_option_that_needs_a_state_of_its_own_is_refused_in_words(options, trained):
+    options["train"]["optim_g"]["amsgrad"] = True
+    with pytest.raises(OptionError, match="found options with which Adam also needs max_exp_avg_sq"):
+        train(load_options(options), auto_resume=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_state_goes_to_an_optimizer_of_another_implementation(fused):
+    def stepped(fused, parameter):
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return optimizer
+
+    before = stepped(not fused, torch.nn.Parameter(torch.ones(3)))
+    after = stepped(fused, torch.nn.Parameter(torch.ones(3)))
+    load_state(after, before.state_dict(), ())
+    assert after.param_groups[0]["fused"] is fused
+    after.step()
+    assert {int(state["step"]) for state in after.state.values()} == {2}
