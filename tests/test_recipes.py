@@ -83,7 +83,7 @@ def test_the_published_edt_recipe_is_the_papers():
     options = load_options(ROOT / "options/edt_x4.yml", phases=())
     (stage,) = resolved_stages(options)
     assert (stage.gt_size // options.scale, stage.batch_size_total, stage.iters) == (48, 32, 500_000)
-    assert options.train.scheduler.kwargs["milestones"] == [250_000, 400_000, 450_000, 475_000]
+    assert options.train.scheduler.milestones == [250_000, 400_000, 450_000, 475_000]
     assert options.train.optim_g.kwargs["betas"] == [0.9, 0.99]
 
 
