@@ -1,16 +1,20 @@
 """Every file under ``options/`` loads, names the schema, and can be built once its data folders exist."""
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import ROOT, run_command
 
-from basicsr_ext import load_options, train
-from basicsr_ext.config import resolved_stages
+from basicsr_ext import build_network, load_options, train
+from basicsr_ext.config import Options, resolved_stages
 from basicsr_ext.config.yaml_text import read_yaml
 from basicsr_ext.engine.build import build_parts
 
@@ -61,9 +65,34 @@ def _data_roots(recipe: Path, kind: str = "") -> list[str]:
     ]
 
 
+def described(recipe: Path) -> Options:
+    """Return a recipe's options though neither its data nor the weights it starts from are there."""
+    return load_options(recipe, ["path:pretrain_network_g=~"], phases=())
+
+
+@contextmanager
+def start_weights(recipe: Path) -> Iterator[None]:
+    """Put weights where ``recipe`` looks for those of the recipe that it goes on from, if there is one."""
+    if (started := started_from(recipe)) is None:
+        yield
+        return
+    weights = build_network(yaml.safe_load(started.read_text())["network_g"]).state_dict()
+    path = Path("experiments", started.stem, "models/net_g_latest.pth")
+    path.parent.mkdir(parents=True)
+    torch.save({"params": weights}, path)
+    yield
+    shutil.rmtree(path.parents[1])
+
+
+def started_from(recipe: Path) -> Path | None:
+    """Return the recipe whose last weights ``recipe`` starts from."""
+    path = yaml.safe_load(recipe.read_text()).get("path", {}).get("pretrain_network_g")
+    return path and ROOT / f"options/{Path(path).parts[1]}.yml"
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_named_like_its_file_and_names_the_schema(recipe):
-    options = load_options(recipe, phases=())
+    options = described(recipe)
     assert options.name == recipe.stem
     assert recipe.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
 
@@ -71,16 +100,28 @@ def test_a_recipe_is_named_like_its_file_and_names_the_schema(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("data_folders")
 def test_all_parts_of_a_recipe_can_be_built(recipe):
-    options = load_options(recipe)
-    parts = build_parts(options, 1, training=True)
+    with start_weights(recipe):
+        options = load_options(recipe)
+        parts = build_parts(options, 1, training=True)
     assert sum(stage.iters for stage in parts.stages) == options.train.total_iter
     if recipe.stem in PUBLISHED_PARAMETERS:
         parameters = sum(parameter.numel() for parameter in parts.networks["net_g"].parameters())
         assert parameters == PUBLISHED_PARAMETERS[recipe.stem]
 
 
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if started_from(recipe)], ids=lambda path: path.stem
+)
+def test_a_fine_tuned_recipe_starts_from_the_network_of_another(recipe):
+    started, ours = described(started_from(recipe)), described(recipe)
+    scale = {"upscale": ours.scale} if "upscale" in ours.network_g.kwargs else {}
+    assert started.network_g.kwargs | scale == ours.network_g.kwargs
+    assert ours.train.optim_g.lr < started.train.optim_g.lr
+    assert ours.train.total_iter < started.train.total_iter
+
+
 def test_the_published_edt_recipe_is_the_papers():
-    options = load_options(ROOT / "options/edt_x4.yml", phases=())
+    options = described(ROOT / "options/edt_x4.yml")
     (stage,) = resolved_stages(options)
     assert (stage.gt_size // options.scale, stage.batch_size_total, stage.iters) == (48, 32, 500_000)
     assert options.train.scheduler.milestones == [250_000, 400_000, 450_000, 475_000]
@@ -103,7 +144,7 @@ PUBLISHED_BY_RESTORMER = {
 @pytest.mark.parametrize("recipe", PUBLISHED_BY_RESTORMER)
 def test_a_restormer_recipe_is_the_released_option_file(recipe):
     released = ROOT / f"tests/config/published/restormer_{PUBLISHED_BY_RESTORMER[recipe]}.yml"
-    ours, theirs = load_options(ROOT / f"options/{recipe}.yml", phases=()), load_options(released, phases=())
+    ours, theirs = described(ROOT / f"options/{recipe}.yml"), described(released)
     assert ours.train == theirs.train
     assert ours.network_g == theirs.network_g
     assert (ours.val.use_image, ours.val.val_freq) == (theirs.val.use_image, theirs.val.val_freq)
@@ -118,7 +159,7 @@ def test_a_restormer_recipe_is_the_released_option_file(recipe):
 
 def test_every_restormer_recipe_has_the_same_training():
     recipes = [recipe for recipe in RECIPES if recipe.stem.startswith("restormer_")]
-    schedules = {str(resolved_stages(load_options(recipe, phases=()))) for recipe in recipes}
+    schedules = {str(resolved_stages(described(recipe))) for recipe in recipes}
     assert (len(recipes), len(schedules)) == (13, 1)
 
 
@@ -126,7 +167,7 @@ def test_every_restormer_recipe_has_the_same_training():
 @pytest.mark.usefixtures("data_folders")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_twenty_iterations_with_shrunk_stages(recipe, tmp_path):
-    options = load_options(recipe)
+    options = described(recipe)
     count = len(resolved_stages(options))
     window = 7 if "swinir_jpeg" in recipe.stem else 8
     stages = [
