@@ -38,7 +38,7 @@ PUBLISHED_PARAMETERS = {
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
     """Make a directory with every folder the recipes name, one image in each: small ones to validate on."""
-    texture = np.random.default_rng(0).integers(0, 256, (384, 400, 3), np.uint8)
+    texture = np.random.default_rng(0).integers(0, 256, (1024, 1040, 3), np.uint8)
     root = tmp_path_factory.mktemp("recipes")
     train = {path for recipe in RECIPES for path in _data_roots(recipe, "train")}
     for folder in {path for recipe in RECIPES for path in _data_roots(recipe)}:
@@ -178,6 +178,7 @@ def test_a_recipe_trains_twenty_iterations_with_shrunk_stages(recipe, tmp_path):
     changed |= {"num_gpu": 0}
     changed["path"] = {"experiments_root": str(tmp_path / "run")}
     changed["train"]["total_iter"] = 20
+    changed["train"].pop("warmup_iter", None)
     for key in ("gt_size", "batch_size_per_gpu", "batch_size_total"):
         changed["datasets"]["train"].pop(key, None)
     changed["datasets"]["train"] |= {
