@@ -20,7 +20,7 @@ from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import cut_to_multiple, downscale
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
 from basicsr_ext.data.sources import ImageSource, LazyImage
-from basicsr_ext.data.transforms import Orientation, to_unit
+from basicsr_ext.data.transforms import Orientation, matlab_grey, to_unit
 from basicsr_ext.registry import DEGRADATIONS
 
 SMOOTH = cv2.GaussianBlur(
@@ -606,6 +606,14 @@ def test_grey_sets_are_made_grey_before_they_are_degraded(photographs):
     assert sample["gt"].shape == sample["lq"].shape == (1, 64, 64)
     # Grey of coloured noise would be much weaker.
     assert float(255 * (sample["lq"] - sample["gt"]).std()) == pytest.approx(50, rel=0.05)
+
+
+def test_matlabs_grey_is_made_before_images_are_compressed(photographs):
+    item = evaluation(photographs, {"type": "jpeg", "quality": 10}, color="matlab_gray")[0]
+    gt = matlab_grey(PICTURE)
+    _, written = cv2.imencode(".jpg", gt, [cv2.IMWRITE_JPEG_QUALITY, 10])
+    for key, expected in (("gt", gt[..., 0]), ("lq", cv2.imdecode(written, cv2.IMREAD_GRAYSCALE))):
+        np.testing.assert_array_equal(item[key].numpy(), to_unit(expected)[None])
 
 
 def test_an_evaluation_image_is_always_degraded_alike_and_unlike_others(photographs):
