@@ -108,12 +108,42 @@ def test_a_fine_tuned_recipe_starts_from_the_network_of_another(recipe):
     assert ours.train.total_iter < started.train.total_iter
 
 
-def test_the_published_edt_recipe_is_the_papers():
-    options = described(ROOT / "options/edt_x4.yml")
-    (stage,) = resolved_stages(options)
-    assert (stage.gt_size // options.scale, stage.batch_size_total, stage.iters) == (48, 32, 500_000)
-    assert options.train.scheduler.milestones == [250_000, 400_000, 450_000, 475_000]
-    assert options.train.optim_g.kwargs["betas"] == [0.9, 0.99]
+# Optimizer, learning rate, second beta, thousands of iterations, milestones in thousands, patch, batch.
+RELEASED_TRAINING = {
+    "edt_x4": ("Adam", 0.0002, 0.99, 500, [250, 400, 450, 475], 192, 32),
+    "edt_small_x2": ("Adam", 0.0002, 0.99, 500, [250, 400, 450, 475], 96, 32),
+    "emt_x4": ("Adam", 0.0005, 0.999, 1000, None, 256, 64),
+    "swinir_x2": ("Adam", 0.0002, 0.999, 500, [250, 400, 450, 475], 128, 32),
+    "swinir_light_x2": ("Adam", 0.0002, 0.999, 500, [250, 400, 450, 475], 128, 64),
+    "swinir_denoise_gray_15": ("Adam", 0.0002, 0.999, 1600, [800, 1200, 1400, 1500], 128, 8),
+    "swinir_denoise_gray_50": ("Adam", 0.0001, 0.999, 800, [400, 600, 700, 750], 128, 8),
+    "swinir_jpeg_gray_40": ("Adam", 0.0002, 0.999, 1600, [800, 1200, 1400, 1500], 126, 8),
+    "swinir_jpeg_gray_10": ("Adam", 0.0001, 0.999, 800, [400, 600, 700, 750], 126, 8),
+    "grl_base_x2_finetune": ("AdamW", 0.0001, 0.999, 225, [100, 150, 175, 200], 512, 8),
+    "grl_denoise_color_25_finetune": ("AdamW", 0.0001, 0.999, 225, [100, 150, 175, 200], 256, 8),
+    "grl_jpeg_gray_30_finetune": ("AdamW", 0.0001, 0.999, 175, [50, 100, 125, 150], 288, 8),
+    "grl_deblur_motion_finetune": ("AdamW", 1e-05, 0.999, 40, [40, 80], 480, 8),
+    "grl_deblur_defocus_single_finetune": ("AdamW", 5e-05, 0.999, 80, [20, 40, 60, 70], 480, 8),
+    "grl_dm": ("AdamW", 0.0002, 0.999, 1000, [400, 700, 850, 900, 950], 64, 32),
+}
+
+
+@pytest.mark.parametrize("recipe", RELEASED_TRAINING)
+def test_a_recipe_trains_as_released(recipe):
+    options = described(ROOT / f"options/{recipe}.yml")
+    optim, [stage] = options.train.optim_g, resolved_stages(options)
+    milestones = getattr(options.train.scheduler, "milestones", None)
+    assert (
+        optim.type,
+        optim.lr,
+        optim.kwargs["betas"][1],
+        stage.iters // 1000,
+        milestones and [milestone // 1000 for milestone in milestones],
+        stage.gt_size,
+        stage.batch_size_total,
+    ) == RELEASED_TRAINING[recipe]
+    assert optim.kwargs.get("weight_decay", 0) == (1e-4 if optim.type == "AdamW" else 0)
+    assert milestones is None or options.train.scheduler.gamma == 0.5
 
 
 PUBLISHED_BY_RESTORMER = {
