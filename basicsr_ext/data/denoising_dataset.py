@@ -13,10 +13,11 @@ from typing_extensions import override
 from ..config.paths import ImageRoot
 from ..config.values import NonNegativeFloat
 from . import DATASETS
+from .images import grey
 from .pairs import CropPlace, ImagePairs, LowQuality
 from .sections import ImageSection, PatchKeys
 from .sources import GreySource, LazyImage
-from .transforms import to_unit
+from .transforms import GREYS, to_unit
 
 SigmaType = Literal["constant", "random", "choice"]
 
@@ -104,6 +105,7 @@ class GaussianDenoisingImages(ImageSection):
             )
         source, convert = self.open_ground_truth(self.dataroot_gt), self.conversion
         lq = NoisyLQ(self.sigma_type, sigmas, self.sigma_test)
-        if self.in_ch == 1 or self.color == "gray":
-            return ImagePairs(GreySource(source), lq, source.names, 1, replace(convert, color=None))
+        if to_grey := GREYS.get(self.color, grey if self.in_ch == 1 else None):
+            gt = GreySource(source, to_grey)
+            return ImagePairs(gt, lq, source.names, 1, replace(convert, color=None))
         return ImagePairs(source, lq, source.names, 1, convert)

@@ -20,7 +20,7 @@ from .databases import LmdbSource
 from .opening import match, open_source, select
 from .pairs import ImagePairs
 from .sources import StoredSource
-from .transforms import Conversion
+from .transforms import Color, Conversion
 
 if TYPE_CHECKING:
     from .samples import EvalSet, TrainSet
@@ -102,8 +102,10 @@ class ImageSection(DatasetSection):
         default=None, description="Text file: one GT name (and shape) a line."
     )
     meta_info: MetaInfoFile | None = Field(default=None, description="Same as meta_info_file.")
-    color: Literal["rgb", "y", "gray"] | None = Field(
-        default=None, description="'y' or 'gray': one-channel images."
+    color: Color | None = Field(
+        default=None,
+        description="One channel: 'gray' (OpenCV's), 'matlab_gray' (MATLAB's Y, rounded; for colour files) "
+        "before LQ is made, 'y' (MATLAB's Y, unrounded) after.",
     )
     mean: list[FiniteFloat] | None = Field(
         default=None, description="Subtracted per channel after scaling to 0..1."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from ..config.paths import IMAGE_SUFFIXES
-from .images import grey, image_size, read_image
+from .images import image_size, read_image
 
 _LISTED = 5
 
@@ -125,8 +125,11 @@ class _Wrapper(ImageSource):
         return self.source.path(index)
 
 
+@dataclass(frozen=True)
 class GreySource(_Wrapper):
-    """Another source's images in grey."""
+    """Another source's images in grey, as a function makes them."""
+
+    to_grey: Callable[[np.ndarray], np.ndarray]
 
     @property
     @override
@@ -135,11 +138,11 @@ class GreySource(_Wrapper):
 
     @override
     def read(self, index: int) -> np.ndarray:
-        return grey(self.source.read(index))
+        return self.to_grey(self.source.read(index))
 
     @override
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        return grey(self.source.read_crop(index, top, left, height, width))
+        return self.to_grey(self.source.read_crop(index, top, left, height, width))
 
 
 @dataclass(frozen=True)

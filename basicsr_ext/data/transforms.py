@@ -6,13 +6,15 @@ generator that is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from .images import grey
+
+Color = Literal["rgb", "y", "gray", "matlab_gray"]
 
 # ITU-R BT.601 luma of R, G, B in 0..1, in 0..255 units with foot room: basicsr's bgr2ycbcr.
 _LUMA = np.array([65.481, 128.553, 24.966])
@@ -83,19 +85,35 @@ def luma(image: np.ndarray) -> np.ndarray:
     return (y / 255.0).astype(np.float32)[..., None]
 
 
+def matlab_grey(image: np.ndarray) -> np.ndarray:
+    """Return the Y channel of an (H, W, 3) RGB image as MATLAB's rgb2ycbcr does: (H, W, 1), integers rounded.
+
+    8-bit values lie in 16..235, where OpenCV's grey has 0..255.
+    """
+    if image.dtype == np.float32:
+        return luma(image)
+    peak = np.iinfo(image.dtype).max
+    y = image.astype(np.float64) @ _LUMA / peak + _LUMA_OFFSET
+    return np.rint(y * (peak / 255)).astype(image.dtype)[..., None]
+
+
+GREYS: Mapping[str | None, Callable[[np.ndarray], np.ndarray]] = {"gray": grey, "matlab_gray": matlab_grey}
+"""From a value of option ``color`` to what makes an image grey before anything else is done to it."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """From an image to a contiguous (C, H, W) float32 array: in 0..1, then normalised.
 
     Args:
-        color: ``"y"`` or ``"gray"`` reduce RGB to one channel first.
+        color: ``"y"``, ``"gray"`` or ``"matlab_gray"`` reduce RGB to one channel first.
         mean: subtracted per channel.
         std: divides per channel, after the mean is subtracted.
 
     ``mean`` and ``std`` are repeated where an image has a multiple of their channels (two RGB views).
     """
 
-    color: Literal["rgb", "y", "gray"] | None = None
+    color: Color | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -107,8 +125,8 @@ class Conversion:
         """
         if self.color == "y":
             image = luma(image)
-        elif self.color == "gray":
-            image = grey(image)
+        elif to_grey := GREYS.get(self.color):
+            image = to_grey(image)
         # Bytes are cheaper to rearrange than floats.
         planes = to_unit(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.mean is not None:

@@ -150,9 +150,10 @@ def test_a_sets_own_scale_counts(train, complaints):
     assert complaints(train("degradation: [{type: downsample, scale: 2}]\n    scale: 2")) == []
 
 
-def test_steps_that_need_colour_say_so(train, complaints):
-    [line] = complaints(train(f"color: gray\n    {steps('{type: mosaic}')}"))
-    assert "degradation.0: found mosaic with color: gray, expected color images" in line
+@pytest.mark.parametrize("color", ["gray", "matlab_gray"])
+def test_steps_that_need_colour_say_so(train, complaints, color):
+    [line] = complaints(train(f"color: {color}\n    {steps('{type: mosaic}')}"))
+    assert f"degradation.0: found mosaic with color: {color}, expected color images" in line
 
 
 @pytest.fixture

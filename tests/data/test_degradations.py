@@ -20,7 +20,7 @@ from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.resize import cut_to_multiple, downscale
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
 from basicsr_ext.data.sources import ImageSource, LazyImage
-from basicsr_ext.data.transforms import Orientation, to_unit
+from basicsr_ext.data.transforms import Orientation, matlab_grey, to_unit
 from basicsr_ext.registry import DEGRADATIONS
 
 SMOOTH = cv2.GaussianBlur(
@@ -435,7 +435,53 @@ def test_an_interpolated_mosaic_keeps_what_was_sampled_and_is_exact_on_gradients
     np.testing.assert_array_equal(picture[::2, ::2, 0], to_unit(PICTURE)[::2, ::2, 0])
 
 
-@pytest.mark.parametrize("output", ["raw", "bilinear"])
+@pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
+def test_malvars_interpolation_gives_each_missing_colour_from_the_pixels_it_should(pattern):
+    """Pixel by pixel: the bilinear value, and a share of the Laplacian of the pixel's own colour."""
+    made = degrade(PICTURE, {"type": "mosaic", "pattern": pattern, "output": "malvar"})
+    raw = degrade(PICTURE, {"type": "mosaic", "pattern": pattern, "output": "raw"}).sum(2, dtype=np.float64)
+    colours = np.array([list(pattern[:2]), list(pattern[2:])])
+    for i, j in np.ndindex(6, 6):
+        row, column, own = 10 + i, 20 + j, colours[i % 2, j % 2]
+
+        def at(*offsets, row=row, column=column):
+            return np.mean([raw[row + y, column + x] for y, x in offsets])
+
+        sides, ends = [(0, -1), (0, 1)], [(-1, 0), (1, 0)]
+        diagonal = [(y, x) for y in (-1, 1) for x in (-1, 1)]
+        far_sides, far_ends = [(0, -2), (0, 2)], [(-2, 0), (2, 0)]
+        centre = raw[row, column]
+        plain = {own: centre}
+        if own == "G":
+            laplacian = 5 * centre - 4 * at(*diagonal)
+            plain[colours[i % 2, 1 - j % 2]] = (
+                at(*sides) + (laplacian - 2 * at(*far_sides) + at(*far_ends)) / 8
+            )
+            plain[colours[1 - i % 2, j % 2]] = (
+                at(*ends) + (laplacian - 2 * at(*far_ends) + at(*far_sides)) / 8
+            )
+        else:
+            laplacian = centre - at(*far_sides, *far_ends)
+            plain["G"] = at(*sides, *ends) + laplacian / 2
+            plain[{"R": "B", "B": "R"}[own]] = at(*diagonal) + laplacian * 3 / 4
+        expected = [plain[channel] for channel in "RGB"]
+        np.testing.assert_allclose(made[row, column], expected, rtol=0, atol=1e-6)
+
+
+def test_malvars_interpolation_is_exact_on_gradients_and_better_than_bilinear():
+    rows, columns = np.indices((20, 24), np.float32)
+    ramp = np.stack([rows, columns, rows + columns], axis=2) / 50
+    made = degrade(ramp, {"type": "mosaic", "output": "malvar"})
+    np.testing.assert_allclose(made[2:-2, 2:-2], ramp[2:-2, 2:-2], atol=1e-6)
+    alike = PICTURE[..., :1].repeat(3, axis=2)  # colours of photographs change together
+    errors = [
+        float(((degrade(alike, {"type": "mosaic", "output": output}) - to_unit(alike)) ** 2).mean())
+        for output in ("malvar", "bilinear")
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("output", ["raw", "bilinear", "malvar"])
 @pytest.mark.parametrize("corner", [(0, 0), (1, 0), (4, 7)])
 def test_every_training_crop_starts_the_pattern_anew(output, corner):
     made = chain({"type": "mosaic", "output": output})
@@ -444,7 +490,7 @@ def test_every_training_crop_starts_the_pattern_anew(output, corner):
     np.testing.assert_array_equal(crop[::2, ::2, 0], to_unit(PICTURE)[rows, columns][::2, ::2, 0])
     even = corner[0] % 2 == corner[1] % 2 == 0
     whole = degrade(PICTURE, {"type": "mosaic", "output": output})[rows, columns]
-    assert np.array_equal(crop, whole) == even
+    assert np.allclose(crop, whole, rtol=0, atol=1e-6) == even
 
 
 # --- rain -------------------------------------------------------------------------------------------
@@ -560,6 +606,14 @@ def test_grey_sets_are_made_grey_before_they_are_degraded(photographs):
     assert sample["gt"].shape == sample["lq"].shape == (1, 64, 64)
     # Grey of coloured noise would be much weaker.
     assert float(255 * (sample["lq"] - sample["gt"]).std()) == pytest.approx(50, rel=0.05)
+
+
+def test_matlabs_grey_is_made_before_images_are_compressed(photographs):
+    item = evaluation(photographs, {"type": "jpeg", "quality": 10}, color="matlab_gray")[0]
+    gt = matlab_grey(PICTURE)
+    _, written = cv2.imencode(".jpg", gt, [cv2.IMWRITE_JPEG_QUALITY, 10])
+    for key, expected in (("gt", gt[..., 0]), ("lq", cv2.imdecode(written, cv2.IMREAD_GRAYSCALE))):
+        np.testing.assert_array_equal(item[key].numpy(), to_unit(expected)[None])
 
 
 def test_an_evaluation_image_is_always_degraded_alike_and_unlike_others(photographs):

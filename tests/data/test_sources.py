@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-from basicsr_ext.data.images import ImageError, write_image
+from basicsr_ext.data.images import ImageError, grey, write_image
 from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.sources import GreySource
 
@@ -198,8 +198,8 @@ def test_lmdbs_are_paired_by_equal_keys_whatever_the_template(database, tmp_path
 
 
 def test_a_grey_source_reads_one_channel_of_the_same_type(tmp_path, texture):
-    grey = texture(6, 8, bits=16)[..., 0]
-    write_image(tmp_path / "a.png", grey)
-    source = GreySource(open_source(str(tmp_path), "dataroot_gt"))
-    np.testing.assert_array_equal(source.read(0), grey[..., None])
+    image = texture(6, 8, bits=16)[..., 0]
+    write_image(tmp_path / "a.png", image)
+    source = GreySource(open_source(str(tmp_path), "dataroot_gt"), grey)
+    np.testing.assert_array_equal(source.read(0), image[..., None])
     assert (len(source), source.size(0), source.names) == (1, (6, 8), ("a",))

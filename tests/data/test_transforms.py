@@ -7,7 +7,14 @@ import torch
 from basicsr.utils import rgb2ycbcr
 
 from basicsr_ext.data.sampling import sample_rng
-from basicsr_ext.data.transforms import Conversion, Orientation, luma, random_corner, random_orientation
+from basicsr_ext.data.transforms import (
+    Conversion,
+    Orientation,
+    luma,
+    matlab_grey,
+    random_corner,
+    random_orientation,
+)
 
 
 def orientation_of(code: int) -> Orientation:
@@ -43,6 +50,19 @@ def test_grey_is_opencvs(texture):
     picture = texture(9, 11)
     expected = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     np.testing.assert_array_equal(Conversion("gray")(picture)[0], expected)
+
+
+def test_matlabs_grey_is_its_rounded_luma(texture):
+    picture = texture(9, 11)
+    expected = rgb2ycbcr(picture, y_only=True)
+    assert expected.dtype == np.uint8
+    np.testing.assert_array_equal(matlab_grey(picture)[..., 0], expected)
+    np.testing.assert_array_equal(Conversion("matlab_gray")(picture)[0], expected.astype(np.float32) / 255)
+
+
+def test_matlabs_grey_of_16_bits_is_that_of_8_bits_with_finer_steps():
+    ends = np.array([[[0] * 3, [65535] * 3, [255 * 257, 0, 0]]], np.uint16)
+    assert matlab_grey(ends).flatten().tolist() == [16 * 257, 235 * 257, round(81.481 * 257)]
 
 
 def test_floating_point_images_pass_unchanged_and_unclipped():

@@ -26,7 +26,7 @@ from ...config.sections import ByType
 from ...registry import DEGRADATIONS
 from ..pairs import BicubicLQ, ImagePairs
 from ..sources import GreySource, ImageSource
-from ..transforms import Conversion
+from ..transforms import GREYS, Conversion
 from .chain import Chain, DegradedLQ
 from .shrinking import MatlabBicubic
 from .steps import AnyStep, ShrinkingStep
@@ -59,8 +59,9 @@ class Degradable(Section):
             shrinking = [step for step, section in steps.items() if issubclass(section, ShrinkingStep)]
             yield from _check_scales(facts, key, [facts.get(f"{step}.scale") for step in shrinking])
         for step, section in steps.items():
-            if facts.get(f"{key}.color") == "gray" and section is not None and section.colour_only:
-                found = f"{facts.get(f'{step}.type')} with color: gray"
+            color = facts.get(f"{key}.color")
+            if color in GREYS and section is not None and section.colour_only:
+                found = f"{facts.get(f'{step}.type')} with color: {color}"
                 yield Problem(step, found, "color images", "delete color, or this step")
 
 
@@ -124,6 +125,6 @@ def degraded_pairs(
     if len(chain.steps) == 1 and isinstance(chain.steps[0], MatlabBicubic):
         return ImagePairs(gt, BicubicLQ(scale), gt.names, scale, convert)
     lq = DegradedLQ(chain, gt.names)
-    if convert.color == "gray":
-        return ImagePairs(GreySource(gt), lq, gt.names, scale, replace(convert, color=None))
+    if to_grey := GREYS.get(convert.color):
+        return ImagePairs(GreySource(gt, to_grey), lq, gt.names, scale, replace(convert, color=None))
     return ImagePairs(gt, lq, gt.names, scale, convert)
