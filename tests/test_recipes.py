@@ -231,4 +231,4 @@ def test_check_passes(name):
     done = run_command(sys.executable, ROOT / "train.py", *arguments, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
-    assert "One step of the largest stage" in done.stdout
+    assert "One iteration of the largest stage (" in done.stdout
