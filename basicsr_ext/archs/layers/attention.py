@@ -22,9 +22,15 @@ there (not timed).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK = 2**17  # logits whose two or three copies fit a core's cache
 
 
 def attention(
@@ -49,11 +55,29 @@ def attention(
     Returns:
         (M, heads, N, D).
     """
+    return _attention((q, k, v), bias, scale, dropout)
+
+
+def self_attention(
+    qkv: Tensor, bias: Tensor | None = None, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Return :func:`attention` of queries, keys and values that lie in one tensor (3, M, heads, N, D).
+
+    So do their gradients: they need not be joined.
+    """
+    return _attention((qkv,), bias, scale, dropout)
+
+
+def _attention(parts: tuple[Tensor, ...], bias: Tensor | None, scale: float | None, dropout: float) -> Tensor:
+    q, k, v = parts if len(parts) == 3 else parts[0]
     dim = q.shape[-1]
     factor = dim**-0.5 if scale is None else scale
     if bias is not None:
         bias = bias.to(q.dtype)
-    if q.device.type == "cpu" and (q.dtype not in (torch.float32, torch.float64) or _learns(bias)):
+    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    if learns and q.device.type == "cpu" and not dropout and not torch.compiler.is_compiling():
+        return _BiasedAttention.apply(bias, factor, *parts)
+    if q.device.type == "cpu" and (learns or q.dtype not in (torch.float32, torch.float64)):
         logits = (q * factor) @ k.transpose(-2, -1)
         if bias is not None and len(bias) in (1, len(q)):
             logits = logits + bias
@@ -68,5 +92,49 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=factor)[..., :dim]
 
 
-def _learns(bias: Tensor | None) -> bool:
-    return bias is not None and bias.requires_grad and torch.is_grad_enabled()
+class _BiasedAttention(torch.autograd.Function):
+    """Attention whose bias learns, computed in parts that fit a core's cache."""
+
+    @staticmethod
+    @torch.autocast("cpu", enabled=False)
+    def forward(ctx: Any, bias: Tensor, scale: float, *parts: Tensor) -> Tensor:
+        q, k, v = (x.flatten(0, 1) for x in (parts if len(parts) == 3 else parts[0]))
+        (M, heads), D = parts[0].shape[-4:-2], q.shape[2]
+        weights, y = q.new_empty(*q.shape[:2], k.shape[1]), q.new_empty(*q.shape[:2], D)
+        for rows, biases in _pieces(M, heads, bias.shape):
+            logits = torch.baddbmm(q.new_zeros(1), q[rows], k[rows].transpose(1, 2), beta=0, alpha=scale)
+            logits.unflatten(0, (-1, heads)).add_(bias[biases])
+            torch.softmax(logits, -1, out=weights[rows])
+            torch.bmm(weights[rows], v[rows], out=y[rows])
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale, ctx.bias_shape, ctx.shapes = scale, bias.shape, [part.shape for part in parts]
+        return y.unflatten(0, (M, heads))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, weights = ctx.saved_tensors
+        (M, heads), grad = grads[0].shape[:2], grads[0].flatten(0, 1)
+        dparts = [q.new_empty(shape) for shape in ctx.shapes]
+        dq, dk, dv = (x.flatten(0, 1) for x in (dparts if len(dparts) == 3 else dparts[0]))
+        zero, dbias = q.new_zeros(1), q.new_zeros(ctx.bias_shape)
+        for rows, biases in _pieces(M, heads, ctx.bias_shape):
+            torch.bmm(weights[rows].transpose(1, 2), grad[rows], out=dv[rows])
+            dweights = torch.bmm(grad[rows], v[rows].transpose(1, 2))
+            dlogits = torch._softmax_backward_data(dweights, weights[rows], -1, weights.dtype)
+            torch.baddbmm(zero, dlogits, k[rows], beta=0, alpha=ctx.scale, out=dq[rows])
+            torch.baddbmm(zero, dlogits.transpose(1, 2), q[rows], beta=0, alpha=ctx.scale, out=dk[rows])
+            dbias[biases] += dlogits.unflatten(0, (-1, heads)).sum_to_size(dbias[biases].shape)
+        return dbias, None, *dparts
+
+
+def _pieces(count: int, heads: int, bias_shape: torch.Size) -> Iterator[tuple[slice, slice]]:
+    """Divide M rows: yield slices of rows times heads, and of the biases (G, ...) that they use."""
+    biases = bias_shape[0]
+    step = max(1, _CHUNK // (heads * bias_shape[2] * bias_shape[3]))
+    period = count if biases == 1 else biases
+    for first in range(0, count, period):
+        for start in range(0, period, step):
+            stop = min(start + step, period)
+            rows = slice((first + start) * heads, (first + stop) * heads)
+            yield rows, slice(None) if biases == 1 else slice(start, stop)

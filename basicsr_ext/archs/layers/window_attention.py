@@ -5,15 +5,13 @@ B batch, H x W map, C channels, h x w window, N = h * w its tokens, D channels o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .attention import attention
+from .attention import self_attention
 from .derived import derived
 from .position_bias import look_up
 from .windows import Side, shifted_window_mask, window_partition, window_reverse
@@ -58,74 +56,12 @@ def attend_within_windows(
         added = added + shifted_window_mask(size, window, shift, x.device, bias.dtype)
     windows = window_partition(x, window).flatten(1, 2)
     qkv = to_qkv(windows).unflatten(-1, (3, heads, -1))
-    y = window_reverse(_attend(qkv, added.to(qkv.dtype), scale, dropout).unflatten(1, window), size)
+    qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * nW, heads, N, D)
+    y = self_attention(qkv, added, scale, dropout).transpose(1, 2).flatten(2)
+    y = window_reverse(y.unflatten(1, window), size)
     if any(shift):
         y = y.roll(shift, (1, 2))
     return y[:, :H, :W]
-
-
-def _attend(qkv: Tensor, bias: Tensor, scale: float | None, dropout: float) -> Tensor:
-    """Map (M, N, 3, heads, D), with biases for M windows or for each image's, to (M, N, heads * D)."""
-    trains = torch.is_grad_enabled() and qkv.requires_grad
-    if qkv.device.type == "cpu" and trains and not dropout and not torch.compiler.is_compiling():
-        return _PackedAttention.apply(qkv, bias, qkv.shape[-1] ** -0.5 if scale is None else scale)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return attention(q, k, v, bias, scale, dropout).transpose(1, 2).flatten(2)
-
-
-class _PackedAttention(torch.autograd.Function):
-    """Attention that rearranges queries, keys and values in one copy, and works on what fits a core's cache.
-
-    Milliseconds an image, forward and backward, one thread (AMD EPYC, torch 2.15, float32), of 64 windows of
-    49 tokens, 3 heads of 32 channels, in batches of 1 and of 8: 5.3 and 7.1 by autograd, 4.6 and 5.6 here.
-    """
-
-    @staticmethod
-    @torch.autocast("cpu", enabled=False)
-    def forward(ctx: Any, qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
-        M, N, _, heads, D = qkv.shape
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (M * heads, N, D)
-        weights, y = q.new_empty(M * heads, N, N), q.new_empty(M * heads, N, D)
-        for part, biases in _parts(M, heads, bias.shape):
-            logits = torch.baddbmm(q.new_zeros(1), q[part], k[part].transpose(1, 2), beta=0, alpha=scale)
-            logits.unflatten(0, (-1, heads)).add_(bias[biases])
-            torch.softmax(logits, -1, out=weights[part])
-            torch.bmm(weights[part], v[part], out=y[part])
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.scale, ctx.bias_shape = scale, bias.shape
-        return y.unflatten(0, (M, heads)).transpose(1, 2).flatten(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, weights = ctx.saved_tensors
-        by_window = grads[0].unflatten(2, (-1, q.shape[-1])).transpose(1, 2)  # (M, heads, N, D)
-        (M, heads), grad = by_window.shape[:2], by_window.flatten(0, 1)
-        zero, dbias = q.new_zeros(1), q.new_zeros(ctx.bias_shape)
-        dq, dk, dv = dqkv = q.new_empty(3, *q.shape)
-        for part, biases in _parts(M, heads, ctx.bias_shape):
-            torch.bmm(weights[part].transpose(1, 2), grad[part], out=dv[part])
-            dweights = torch.bmm(grad[part], v[part].transpose(1, 2))
-            dlogits = torch._softmax_backward_data(dweights, weights[part], -1, weights.dtype)
-            torch.baddbmm(zero, dlogits, k[part], beta=0, alpha=ctx.scale, out=dq[part])
-            torch.baddbmm(zero, dlogits.transpose(1, 2), q[part], beta=0, alpha=ctx.scale, out=dk[part])
-            dbias[biases] += dlogits.unflatten(0, (-1, heads)).sum_to_size(dbias[biases].shape)
-        return dqkv.unflatten(1, (M, heads)).permute(1, 3, 0, 2, 4), dbias, None
-
-
-_CHUNK = 2**17  # logits whose two or three copies fit a core's cache
-
-
-def _parts(count: int, heads: int, bias_shape: torch.Size) -> Iterator[tuple[slice, slice]]:
-    """Divide ``count`` windows: yield slices of windows times heads, and of the biases (G, ...) they have."""
-    biases = bias_shape[0]
-    step = max(1, _CHUNK // (heads * bias_shape[2] * bias_shape[3]))
-    period = count if biases == 1 else biases
-    for first in range(0, count, period):
-        for start in range(0, period, step):
-            stop = min(start + step, period)
-            part = slice((first + start) * heads, (first + stop) * heads)
-            yield part, slice(None) if biases == 1 else slice(start, stop)
 
 
 def bias_from_table(table: Tensor, window: Side) -> Tensor:
