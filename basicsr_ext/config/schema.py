@@ -238,7 +238,9 @@ class Val(Section):
 _EXISTING = "give the path of an existing file, or ~ for none"
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 Weights = Annotated[UserPath, ExistingFile("a file of weights, such as net_g_latest.pth", _EXISTING)]
-TrainingState = Annotated[str, ResumeState("a training state, such as training_states/5000.state", _EXISTING)]
+TrainingState = Annotated[
+    UserPath, ResumeState("a training state, such as training_states/5000.state", _EXISTING)
+]
 
 
 class Paths(Section):

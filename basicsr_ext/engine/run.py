@@ -166,7 +166,7 @@ def _folder_to_itself(options: Options, world: World) -> Iterator[None]:
                 problem = Problem("name", found, "a folder that no other run uses", fix)
             except OSError as error:
                 problem = Problem("path.experiments_root", str(error), "a folder that can be written to")
-        if problems := [problem for problem in world.gather(problem) if problem is not None]:
+        if problems := [told for told in world.gather(problem) if told is not None]:
             raise OptionError(problems, options.source)
         yield
 

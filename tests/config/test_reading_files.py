@@ -80,12 +80,14 @@ def test_a_mapping_loads_like_a_file_and_is_left_unchanged(tmp_path, base):
 def test_a_tilde_is_the_home_folder_wherever_a_path_stands(tmp_path, base, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "net.pth").touch()
-    paths = ["experiments_root=~/runs", "results_root=~/out", "pretrain_network_g=~/net.pth"]
+    (tmp_path / "5.state").touch()
+    values = ("experiments_root=~/runs", "results_root=~/out", "pretrain_network_g=~/net.pth")
+    paths = (*values, "resume_state=~/5.state")
     file = tmp_path / "o.yml"
     file.write_text(base)
     path = load_options(file, [f"path:{assignment}" for assignment in paths]).path
     assert (path.experiments_root, path.results_root) == (f"{tmp_path}/runs", f"{tmp_path}/out")
-    assert path.pretrain_network_g == f"{tmp_path}/net.pth"
+    assert (path.pretrain_network_g, path.resume_state) == (f"{tmp_path}/net.pth", f"{tmp_path}/5.state")
 
 
 def test_a_mapping_of_other_objects_names_them():
