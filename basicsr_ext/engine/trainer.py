@@ -144,7 +144,7 @@ class Trainer:
                     self.save()
                 if asked.stop:
                     raise StoppedError(f"stopped by a signal after iteration {self.iteration} of {total}")
-            self._settle()
+            self._conclude_step()
             self._save_networks("latest")
         return Summary(self.iteration, self.losses, self.best, self.folder, self._baselines)
 
@@ -154,7 +154,7 @@ class Trainer:
         iteration = self.iteration + 1
         before = random_state(self.world.device)
         micro_batches = islice(self._batches, self.train_options.grad_accum)
-        outcome = self.step.run(iteration, micro_batches, before_update=self._settle)
+        outcome = self.step.run(iteration, micro_batches, before_update=self._conclude_step)
         self._pending = PendingStep(iteration, outcome.verdict, outcome.batches, before)
         self._last = outcome
         self.iteration = iteration
@@ -163,7 +163,7 @@ class Trainer:
 
     def validate(self) -> dict[str, Evaluation]:
         """Evaluate the averaged weights where there are any, and keep the best scores."""
-        self._settle()
+        self._conclude_step()
         results = self.validator.run(self.step.evaluated_networks(), str(self.iteration))
         improved = False
         for number, (name, result) in enumerate(results.items()):
@@ -182,7 +182,7 @@ class Trainer:
             NonFiniteError: see ``train.nan_policy``.
             OSError: an earlier checkpoint could not be written.
         """
-        self._settle()
+        self._conclude_step()
         self._save_as_of(self.iteration, random_state(self.world.device))
 
     def _save_as_of(self, iteration: int, own_random_state: dict[str, Any]) -> None:
@@ -248,7 +248,7 @@ class Trainer:
         return self.iteration % frequency == 0 or self.iteration == self.train_options.total_iter
 
     def _report(self) -> None:
-        self._settle()
+        self._conclude_step()
         self.checkpointer.raise_failure()
         scalars = {**self._last.losses, **self._last.norms}
         replaced = torch.tensor(self._replaced_samples * self.world.size, device=self.world.device)
@@ -296,7 +296,7 @@ class Trainer:
             LOG.warning("%d unreadable sample(s) have been replaced so far", round(replaced_everywhere))
         self.bar.update(self.iteration, f"{loss_text}  ETA {eta}")
 
-    def _settle(self) -> None:
+    def _conclude_step(self) -> None:
         """Finish the step before: average its weights, or act on a gradient that was not finite.
 
         Read one step late, the verdict costs no waiting. Until then the weights stay as the step left
