@@ -20,6 +20,7 @@ from basicsr_ext.config import schema
 from basicsr_ext.config.sections import OptionMapping
 from basicsr_ext.config.structure import model_for
 from basicsr_ext.config.values import describe
+from basicsr_ext.data.sections import ImageSection, PatchKeys
 from basicsr_ext.plugins import PluginError, import_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,9 @@ def build_page() -> str:
     """Return the page's Markdown: what all runs share, then what each registered extension adds."""
     shared = "".join(_section(title, model, None) for title, model in SHARED)
     common = "\n## `datasets.*`: keys of every data set\n\n" + _table(schema.DatasetOptions, ())
+    common += "\n### Keys of every data set of image pairs\n\n"
+    common += _table(ImageSection, schema.DatasetOptions.model_fields)
+    common += "\nFor training, besides:\n\n" + _table(PatchKeys, schema.LoaderKeys.model_fields)
     return INTRODUCTION + shared + "".join([*_model_kinds(), common, *_data_sets(), *_schedulers()])
 
 
@@ -117,10 +121,11 @@ def _own_sections(
 def _data_sets(left_out: Collection[str] = ()) -> Iterator[str]:
     for section, names in _by_section(schema.EVALUATION_SET.sections(), left_out):
         yield f"\n### {_title(names)}\n\n{_first_line(section)}\n\n"
-        yield _table(section, schema.DatasetOptions.model_fields)
+        shared = ImageSection if issubclass(section, ImageSection) else schema.DatasetOptions
+        yield _table(section, shared.model_fields)
         if schema.for_training(section) is None:
             yield "\nFor evaluation only.\n"
-        elif section.training_keys is not schema.LoaderKeys:
+        elif section.training_keys not in (schema.LoaderKeys, PatchKeys):
             keys = _table(section.training_keys, schema.LoaderKeys.model_fields)
             yield f"\nFor training, besides:\n\n{keys}"
 
