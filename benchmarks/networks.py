@@ -1,7 +1,8 @@
-"""Time networks against basicsr's SwinIR in one process: forward and backward, training mode, batch 1.
+"""Time networks against a yardstick in one process: forward and backward, training mode, batch 1.
 
 Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile] [--memory] [--device cuda] [--threads N]
 
+The yardstick of restoration is basicsr's SwinIR, that of classifiers timm's Swin-T, where timm is installed.
 Repetitions of all networks are interleaved and the fastest counts, so that other work on the machine
 disturbs the ratios little. --bf16 and --compile time each network that way too; given together, also both.
 On CPUs, --compile also tells how much of the eager time is spent in library operators, which compiled code
@@ -20,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -31,9 +34,16 @@ from basicsr_ext.archs import pixel_range
 
 _EDT_T = {"num_feat": 8, "embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4}
 _SWINIR = {"embed_dim": 180, "depths": [6] * 6, "num_heads": [6] * 6, "mlp_ratio": 2, "img_range": 1.0}
-YARDSTICK = "swinir"
-NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
-    YARDSTICK: (
+_CLOFORMER_S = {
+    "embed_dims": [64, 128, 224, 448],
+    "num_heads": [4, 8, 14, 28],
+    "group_splits": [[3, 1], [4, 4], [7, 7], [7, 21]],
+}
+Case = tuple[int, dict[str, Any]]
+"""Side of the input, and network."""
+
+RESTORERS: dict[str, Case] = {
+    "swinir": (
         64,
         {"type": "SwinIR", "upscale": 4, "img_size": 64, "window_size": 8, "upsampler": "pixelshuffle"}
         | _SWINIR,
@@ -45,7 +55,20 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "restormer": (128, {"type": "Restormer"}),
     "restormer_biasfree": (128, {"type": "Restormer", "LayerNorm_type": "BiasFree"}),
 }
-"""Side of the input and network by name."""
+TIMM = "timm_swin_t"
+CLASSIFIERS: dict[str, Case] = {
+    TIMM: (224, {"type": "timm", "model": "swin_tiny_patch4_window7_224", "drop_path_rate": 0.2}),
+    "swin_t": (224, {"type": "SwinTransformer", "drop_path_rate": 0.2}),
+    "cloformer_xxs": (224, {"type": "CloFormer"}),
+    "cloformer_s": (224, {"type": "CloFormer", "drop_path_rate": 0.06} | _CLOFORMER_S),
+    "dat_t": (224, {"type": "DAT"}),
+    "dat_t_plus_plus": (224, {"type": "DATPlusPlus"}),
+    "mswin": (64, {"type": "MSwinTransformer"}),
+}
+NETWORKS = RESTORERS | CLASSIFIERS
+
+CHANNELS = {"mswin": 256}
+"""Channels of the input, where it is no picture."""
 
 LIBRARY = re.compile(
     r"aten::(mm|addmm|bmm|baddbmm|mkldnn_convolution|_slow_conv2d_(for|back)ward|convolution_backward"
@@ -65,8 +88,8 @@ def training_step(name: str, variant: Variant, device: str) -> Step:
     size, opt = NETWORKS[name]
     bf16, compiled = variant
     torch.manual_seed(0)
-    net = bx.build_network(opt).train().to(device)
-    x = (torch.rand(1, 3, size, size) * pixel_range(net)).to(device)
+    net = (timm_model(opt) if opt["type"] == "timm" else bx.build_network(opt)).train().to(device)
+    x = (torch.rand(1, CHANNELS.get(name, 3), size, size) * pixel_range(net)).to(device)
     call: nn.Module = torch.compile(net) if compiled else net  # pyright: ignore[reportAssignmentType]
 
     def step() -> None:
@@ -78,6 +101,16 @@ def training_step(name: str, variant: Variant, device: str) -> Step:
             torch.cuda.synchronize()
 
     return step
+
+
+def timm_model(opt: dict[str, Any]) -> nn.Module:
+    """Return a model of timm's, untrained."""
+    return import_module("timm").create_model(opt["model"], drop_path_rate=opt["drop_path_rate"])
+
+
+def yardstick(name: str) -> str:
+    """Return the network to compare ``name`` to."""
+    return next(iter(RESTORERS if name in RESTORERS else CLASSIFIERS))
 
 
 def seconds(step: Step, device: str) -> float:
@@ -121,7 +154,8 @@ def time_networks(names: list[str], variants: list[Variant], device: str, repeat
     for name in names:
         size, plain = NETWORKS[name][0], best[name, False, False]
         row = {"network": name, "input": f"{size} x {size}", "s": f"{plain:.3f}"}
-        row["ratio"] = f"{plain / best[YARDSTICK, False, False]:.3f}"
+        measure = best.get((yardstick(name), False, False))
+        row["ratio"] = f"{plain / measure:.3f}" if measure else "no timm"
         if (True, False) in variants:
             row |= {"bf16 s": f"{best[name, True, False]:.3f}"}
             row |= {"float32 / bf16": f"{plain / best[name, True, False]:.2f}"}
@@ -160,7 +194,13 @@ def main() -> None:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
 
-    names = [YARDSTICK, *(name for name in arguments.names or NETWORKS if name != YARDSTICK)]
+    names = arguments.names or list(NETWORKS)
+    names = list(dict.fromkeys([*(yardstick(name) for name in names), *names]))
+    if TIMM in names and find_spec("timm") is None:
+        names.remove(TIMM)
+        print("timm is not installed ('pip install timm'): classifiers are timed without their yardstick")
+    if not names:
+        return
     # First, as a process counts its parent's peak as its own.
     peaks = {name: f"{peak_gigabytes(name, arguments):.2f}" for name in names * arguments.memory}
     switches = itertools.product([False, True][: 1 + arguments.compile], [False, True][: 1 + arguments.bf16])
