@@ -76,7 +76,8 @@ def test_tensorboard_writes_and_reads_events(tmp_path):
 
 def test_tensorboard_starts(tmp_path):
     """It does not where tb-nightly, which basicsr asks for, has brought every plugin once more."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0"]
+    local = ("--host", "127.0.0.1", "--port", "0", "--load_fast", "false")
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), *local]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         said = ""
@@ -84,7 +85,7 @@ def test_tensorboard_starts(tmp_path):
             while not (page := re.search(r"http://\S+", said)) and (line := server.stderr.readline()):
                 said += line
             assert page, said
-            with urlopen(page[0]) as answer:
+            with urlopen(page[0], timeout=60) as answer:
                 assert answer.status == 200
         finally:
-            server.terminate()
+            server.kill()
