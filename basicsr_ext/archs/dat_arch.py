@@ -253,8 +253,8 @@ class DAT(DeformableTransformer):
         dim_stem: channels of tokens.
         dims: channels.
         depths: numbers of blocks.
-        stage_spec: kinds of blocks: "L" attends within windows, "S" within windows shifted by half their
-            side, rounded up, "D" to sampled features.
+        stage_spec: kinds of blocks, a letter each: "L" attends within windows, "S" within windows shifted by
+            half their side, rounded up, "D" to sampled features.
         heads: numbers of heads.
         window_sizes: sides of windows.
         groups: of "D" blocks, groups of channels that share what they sample.
@@ -286,7 +286,7 @@ class DAT(DeformableTransformer):
         dim_stem: int = 96,
         dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
-        stage_spec: Sequence[Sequence[str]] = ("LS", "LS", "LDLDLD", "LD"),
+        stage_spec: Sequence[str | Sequence[str]] = ("LS", "LS", "LDLDLD", "LD"),
         heads: Sequence[int] = (3, 6, 12, 24),
         window_sizes: Sequence[int] = (7, 7, 7, 7),
         groups: Sequence[int] = (-1, -1, 3, 6),
@@ -389,7 +389,7 @@ def check_stages(**arguments: Sequence[object]) -> None:
 def check_blocks(
     dims: Sequence[int],
     depths: Sequence[int],
-    stage_spec: Sequence[Sequence[str]],
+    stage_spec: Sequence[str | Sequence[str]],
     heads: Sequence[int],
     groups: Sequence[int],
     kinds: str,

@@ -67,8 +67,8 @@ class DATPlusPlus(DeformableTransformer):
         dim_stem: channels of tokens.
         dims: channels.
         depths: numbers of blocks.
-        stage_spec: kinds of blocks: "N" attends to neighbours, "D" to sampled features, "L" within windows,
-            "S" within windows shifted by half their side, rounded up.
+        stage_spec: kinds of blocks, a letter each: "N" attends to neighbours, "D" to sampled features, "L"
+            within windows, "S" within windows shifted by half their side, rounded up.
         heads: numbers of heads.
         window_sizes: sides of windows.
         groups: of "D" blocks, groups of channels that share what they sample.
@@ -104,7 +104,7 @@ class DATPlusPlus(DeformableTransformer):
         dim_stem: int = 64,
         dims: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (2, 4, 18, 2),
-        stage_spec: Sequence[Sequence[str]] = ("ND", "ND" * 2, "ND" * 9, "DD"),
+        stage_spec: Sequence[str | Sequence[str]] = ("ND", "ND" * 2, "ND" * 9, "DD"),
         heads: Sequence[int] = (2, 4, 8, 16),
         window_sizes: Sequence[int] = (7, 7, 7, 7),
         groups: Sequence[int] = (1, 2, 4, 8),

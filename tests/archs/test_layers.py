@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from basicsr_ext.archs.layers.attention import attention
+from basicsr_ext.archs.layers import attention as attention_module
+from basicsr_ext.archs.layers.attention import attention, self_attention
 from basicsr_ext.archs.layers.derived import derived
 from basicsr_ext.archs.layers.drop_path import DropPath
 from basicsr_ext.archs.layers.windows import shifted_window_mask, window_partition, window_reverse
@@ -107,7 +108,9 @@ class TestAttention:
 
     @pytest.mark.parametrize("dim", [5, 16])
     @pytest.mark.parametrize("bias_shape", [None, (1, 1, 6, 7), (2, 1, 6, 7), (4, 3, 6, 7)], ids=str)
-    def test_equals_the_formula_with_gradients(self, dim, bias_shape):
+    @pytest.mark.parametrize("chunk", [1, 2 * 3 * 6 * 7, 2**20])
+    def test_equals_the_formula_with_gradients(self, dim, bias_shape, chunk, monkeypatch):
+        monkeypatch.setattr(attention_module, "_CHUNK", chunk)
         torch.manual_seed(0)
         q, k, v = (torch.randn(4, 3, n, dim, dtype=torch.float64, requires_grad=True) for n in (6, 7, 7))
         bias = (
@@ -121,6 +124,26 @@ class TestAttention:
             torch.autograd.grad(got, inputs, weight), torch.autograd.grad(want, inputs, weight), strict=True
         ):
             torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("learns", [False, True])
+    def test_of_one_tensor_is_that_of_its_parts(self, learns):
+        torch.manual_seed(0)
+        qkv = torch.randn(3, 4, 3, 6, 5, requires_grad=True)
+        bias = torch.randn(2, 3, 6, 6, requires_grad=learns)
+        got, want = self_attention(qkv, bias), attention(*qkv, bias)
+        torch.testing.assert_close(got, want)
+        weight = torch.randn_like(want)
+        (a,), (b,) = (torch.autograd.grad(y, [qkv], weight) for y in (got, want))
+        torch.testing.assert_close(a, b)
+
+    def test_drops_weights_and_scales_the_others_up(self):
+        torch.manual_seed(0)
+        q, k, v = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1000, 4), torch.ones(1, 1, 1000, 4)
+        bias = torch.zeros(1, 1, 1, 1000, requires_grad=True)
+        for kind in (None, bias):
+            y = attention(q, k, v, kind, dropout=0.5)
+            assert y.mean().item() == pytest.approx(1.0, abs=0.1)
+            assert y.mean().item() != 1.0
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_keeps_the_type_and_scales_by_the_head_dimension(self, dtype):
