@@ -15,9 +15,11 @@ from hypothesis import settings
 
 import basicsr_ext  # noqa: F401 (before any test imports basicsr)
 
-# Time limits on examples would fail at random on a busy machine.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# What the suite says depends on the code alone: no time limits on examples, and the same examples every time.
+# `--hypothesis-profile explore` draws new ones.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True, scope="session")
