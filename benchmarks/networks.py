@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import basicsr_ext as bx
 from basicsr_ext.archs import pixel_range
+from basicsr_ext.engine.compiling import compile_blocks, compile_whole
 
 _EDT_T = {"num_feat": 8, "embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4}
 _SWINIR = {"embed_dim": 180, "depths": [6] * 6, "num_heads": [6] * 6, "mlp_ratio": 2, "img_range": 1.0}
@@ -90,7 +91,7 @@ def training_step(name: str, variant: Variant, device: str) -> Step:
     torch.manual_seed(0)
     net = (timm_model(opt) if opt["type"] == "timm" else bx.build_network(opt)).train().to(device)
     x = (torch.rand(1, CHANNELS.get(name, 3), size, size) * pixel_range(net)).to(device)
-    call: nn.Module = torch.compile(net) if compiled else net  # pyright: ignore[reportAssignmentType]
+    call = net if compile_blocks(net, compiled, shapes=1) else compile_whole(net, compiled, shapes=1)
 
     def step() -> None:
         net.zero_grad(set_to_none=True)

@@ -3,7 +3,8 @@
 Every file registers its classes with :data:`NETWORKS`, which imports the files on first use: adding a
 network means adding a file. Nothing here knows option files or training; of the package it imports only
 ``registry``. Networks take and return NCHW float tensors of any size, values 0 to ``pixel_range`` (an
-attribute; 1.0 where a network has none).
+attribute; 1.0 where a network has none). ``repeated_blocks``, an attribute too, are the classes of the blocks
+that make up most of a network, each of which is compiled by itself.
 """
 
 from __future__ import annotations

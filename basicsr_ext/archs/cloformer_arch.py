@@ -11,6 +11,7 @@ which convolutions take as channels-last (B, C, H, W) without a copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -229,6 +230,8 @@ class CloFormer(nn.Module):
     Raises:
         ValueError: arguments that do not fit together.
     """
+
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -194,6 +195,13 @@ class DeformableTransformer(nn.Module):
         features: channels of the last stage.
         num_classes: length of the result; 0: the pooled features.
     """
+
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (
+        LocalAttention,
+        DeformableAttention,
+        LinearMlp,
+        ConvMlp,
+    )
 
     def __init__(
         self,

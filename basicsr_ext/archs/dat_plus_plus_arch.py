@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,6 +95,12 @@ class DATPlusPlus(DeformableTransformer):
     Raises:
         ValueError: arguments that do not fit together.
     """
+
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (
+        *DeformableTransformer.repeated_blocks,
+        NeighborhoodAttention,
+        ConvMlp,
+    )
 
     def __init__(
         self,

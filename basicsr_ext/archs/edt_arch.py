@@ -319,6 +319,7 @@ class EDT(nn.Module):
         full_resolution: denoising and deraining without down- and upsampling (the released "SF" variant).
     """
 
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
     derived_keys: ClassVar[re.Pattern[str]] = re.compile(r"\.attn_mask_[hv]$")
     """State-dict entries of the released code that follow from the image size."""
 

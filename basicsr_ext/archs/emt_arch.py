@@ -276,6 +276,7 @@ class EMT(nn.Module):
         n_gtls: lower-case spelling of ``n_GTLs``, used where given.
     """
 
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
     pixel_range: ClassVar[float] = _RANGE
     derived_keys: ClassVar[re.Pattern[str]] = re.compile(r"^(sub|add)_mean\.|\.mask$")
     """State-dict entries that follow from the configuration."""

@@ -11,7 +11,7 @@ where most of the time goes, run 1.4 to 1.9 times as fast in that layout (``benc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -234,6 +234,8 @@ class Restormer(nn.Module):
         use_checkpoint: recompute each level's activations in the backward pass instead of keeping them.
         layernorm_type: lower-case spelling of ``LayerNorm_type``, used where given.
     """
+
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
 
     def __init__(
         self,

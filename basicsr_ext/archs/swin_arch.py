@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +183,8 @@ class SwinTransformer(nn.Module):
     Raises:
         ValueError: arguments that do not fit together.
     """
+
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
 
     def __init__(
         self,

@@ -205,6 +205,10 @@ class Train(Section):
     compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
         Field(default=False, description="torch.compile, or its mode.")
     )
+    compile_scope: Literal["blocks", "network"] = Field(
+        default="blocks",
+        description="Compile the blocks that a network repeats, which is quick, or all of it as one graph.",
+    )
     grad_accum: PositiveInt = Field(default=1, description="Micro-batches per optimizer step.")
     channels_last: bool = Field(default=False, description="NHWC memory layout.")
     deterministic: bool = Field(default=False, description="Only deterministic algorithms.")

@@ -18,6 +18,7 @@ from ..models import Networks, Phase
 from ..schedulers import learning_rate
 from .build import build_kind
 from .checkpoint import Checkpoint, random_state, restore_random_state
+from .compiling import compile_blocks, compile_whole
 from .distributed import World
 from .ema import WeightAverage
 from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer, load_state
@@ -93,12 +94,13 @@ class TrainingStep:
         self._frozen: dict[str, nn.Module] = dict(networks)
         updated = {name for phase in self.phases for name in phase.networks}
         for name, network in networks.items():
+            in_blocks = train.compile_scope == "blocks" and compile_blocks(network, train.compile, shapes)
             wrapped = network
             if name in updated and world.size > 1:
                 wrapped = self._parallel[name] = world.parallel(network, options.find_unused_parameters)
-            self._updated[name] = _compiled(wrapped, train.compile, shapes)
+            self._updated[name] = wrapped if in_blocks else compile_whole(wrapped, train.compile, shapes)
             if len(self.phases) > 1:
-                self._frozen[name] = _compiled(network, train.compile, shapes)
+                self._frozen[name] = network if in_blocks else compile_whole(network, train.compile, shapes)
         # Derived tables are no part of a network's state, and do not change.
         self._buffers = [
             value
@@ -315,12 +317,3 @@ def _checked(phases: Sequence[Phase], networks: Mapping[str, nn.Module]) -> Sequ
 def _numbered(name: str, number: int, phase: Phase) -> str:
     """Return what logs call a value of a phase; the first one's has no suffix."""
     return name if number == 0 else f"{name}_{phase.name}"
-
-
-def _compiled(network: nn.Module, mode: bool | str, shapes: int) -> nn.Module:
-    if not mode:
-        return network
-    # Each stage has fixed shapes: a specialised kernel each beats one for all sizes.
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 8 + shapes)
-    return torch.compile(network, mode=mode if isinstance(mode, str) else None, dynamic=False)  # pyright: ignore[reportReturnType]

@@ -18,6 +18,7 @@ from ..data.loader import build_eval_loader, to_device
 from ..data.samples import EvalSet
 from ..metrics import Metric, build_metric
 from ..models import ModelKind
+from .compiling import not_compiled
 from .distributed import World
 from .failures import explained
 
@@ -87,7 +88,8 @@ class Validator:
         for network in networks.values():
             network.eval()
         try:
-            return {name: self._evaluate(networks, name, label) for name in self._loaders}
+            with not_compiled():
+                return {name: self._evaluate(networks, name, label) for name in self._loaders}
         finally:
             for name, network in networks.items():
                 network.train(training[name])

@@ -343,6 +343,7 @@ class GRL(nn.Module):
         ValueError: arguments that do not fit together.
     """
 
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
     derived_keys: ClassVar[re.Pattern[str]] = re.compile(r"^(table|index|mask)_(w|s[hv])(_a2w|_w2a)?$")
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -14,16 +15,18 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self._drops = rate > 0.0
+        # A tensor, as a compiler would take blocks that differ in a number for different ones.
+        self.keep: Tensor
+        self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, ...) with dropped samples."""
-        if self.rate == 0.0 or not self.training:
+        if not (self._drops and self.training):
             return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * (mask / keep)
+        mask = torch.bernoulli(self.keep.expand((x.shape[0],) + (1,) * (x.ndim - 1)))
+        return x * (mask / self.keep).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Show the rate in ``print(net)``."""
-        return f"rate={self.rate:.3f}"
+        return f"rate={1 - float(self.keep):.3f}"

@@ -11,6 +11,7 @@ from ...config import OptionError, Options, Problem
 from ...data.loader import batch_of, to_device
 from ...data.sampling import SampleRequest, Stage
 from ...models import ModelKind
+from ..compiling import not_compiled
 from ..failures import StepError, explained
 
 
@@ -58,7 +59,7 @@ def rehearse(
         batch = to_device(stage_batch(kind, train_set, stage), kind.device, channels_last)
         earlier: dict[str, Any] = {}
         try:
-            with torch.no_grad(), explained(f"one sample of stage {number + 1}"):
+            with torch.no_grad(), not_compiled(), explained(f"one sample of stage {number + 1}"):
                 losses = [kind.losses(phase.name, kind.networks, batch, earlier) for phase in kind.phases()]
         except StepError:
             raise
