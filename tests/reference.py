@@ -23,9 +23,12 @@ from basicsr_ext.archs.layers.neighborhood_attention import NeighborhoodAttentio
 from basicsr_ext.archs.mswin_arch import SplitAttention, WindowBranch
 from basicsr_ext.archs.padding import SizeRequirement, call_padded
 
+_place: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}
+"""Where and in what the present fixture is run."""
 
-def run(fixture: Any) -> dict[str, np.ndarray]:
-    """Return what our network computes for ``fixture``, in float64, under the recorded names.
+
+def run(fixture: Any, device: str = "cpu", dtype: torch.dtype = torch.float64) -> dict[str, np.ndarray]:
+    """Return what our network computes for ``fixture`` under the recorded names.
 
     Raises:
         NotImplementedError: there is no runner for the fixture's network.
@@ -35,6 +38,7 @@ def run(fixture: Any) -> dict[str, np.ndarray]:
         raise NotImplementedError(f"{fixture.name}: no runner for {arch!r}; there are {sorted(RUNNERS)}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # float64 depthwise convolutions are thousands of tiny ones: threads only wait
+    _place.update(device=device, dtype=dtype)
     try:
         return RUNNERS[arch](fixture)
     finally:
@@ -135,14 +139,14 @@ def mswin(fixture: Any) -> dict[str, np.ndarray]:
 
 def catnet(fixture: Any) -> dict[str, np.ndarray]:
     """Run CAT-Net as released, or one of its parts, which take feature maps."""
-    arrays = [torch.from_numpy(array) for array in fixture.inputs()]
+    arrays = inputs(fixture)
     # Masks and labels are not differentiated.
-    inputs = [x.requires_grad_() for x in arrays if x.ndim == 4]
+    maps = [x.requires_grad_() for x in arrays if x.ndim == 4]
     masks = [x for x in arrays if x.ndim == 3]
-    outputs, loss = CATNET[fixture.meta["class"]](fixture, inputs, masks)
-    gradients = torch.autograd.grad(loss, inputs)
+    outputs, loss = CATNET[fixture.meta["class"]](fixture, maps, masks)
+    gradients = torch.autograd.grad(loss, maps)
     named_tensors = {**named("y", outputs, fixture), **named("dx", gradients, fixture)}
-    return {name: tensor.detach().numpy() for name, tensor in named_tensors.items()}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in named_tensors.items()}
 
 
 def catnet_network(fixture: Any, images: list[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -155,7 +159,7 @@ def catnet_network(fixture: Any, images: list[Tensor], masks: list[Tensor]) -> t
     if not fixture.meta["call"]["train"]:
         return [probabilities], (probabilities**2).mean()
     support_loss = F.cross_entropy(result.support_logits[:, 0], masks[0].long()) * result.alignable
-    weight = torch.tensor([0.1, 1.0], dtype=logits.dtype)
+    weight = logits.new_tensor([0.1, 1.0])
     query_loss = F.cross_entropy(logits, masks[1].long(), weight, ignore_index=255)
     return [probabilities, support_loss], query_loss + support_loss.sum()
 
@@ -174,7 +178,7 @@ def catnet_attention(fixture: Any, maps: list[Tensor], _: list[Tensor]) -> tuple
     positions = [x.flatten(2).transpose(1, 2) for x in maps]
     pairs = zip(positions, reversed(positions), strict=True)
     first, *second = [net(x, y).transpose(1, 2).view_as(maps[0]) for x, y in pairs]
-    ramp = torch.linspace(0, 1, first.shape[-1], dtype=first.dtype)
+    ramp = torch.linspace(0, 1, first.shape[-1], dtype=first.dtype, device=first.device)
     return [first, *second], (first**2).mean() + sum((y**2 * ramp).mean() for y in second)
 
 
@@ -209,16 +213,21 @@ RUNNERS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
 
 
 def build(fixture: Any, opt: dict[str, Any]) -> Any:
-    """Return the network that ``opt`` describes in float64, with the fixture's weights and mode."""
+    """Return the network that ``opt`` describes, with the fixture's weights and mode."""
     return filled(bx.build_network(opt), fixture)
 
 
 def filled(module: nn.Module, fixture: Any) -> Any:
-    """Give a module, made float64, the fixture's weights and mode."""
+    """Give a module the fixture's weights and mode."""
     weights = {key: torch.from_numpy(value) for key, value in fixture.weights().items()}
-    report = bx.load_weights(module.double(), weights)
+    report = bx.load_weights(module.to(**_place), weights)
     assert len(report.taken) == len(weights)
     return module.train(fixture.meta.get("mode") == "train")
+
+
+def inputs(fixture: Any) -> list[Tensor]:
+    """Return the fixture's inputs as tensors."""
+    return [torch.from_numpy(array).to(**_place) for array in fixture.inputs()]
 
 
 def differentiate(forward: Callable[[list[Tensor]], list[Tensor]], fixture: Any) -> dict[str, np.ndarray]:
@@ -226,14 +235,14 @@ def differentiate(forward: Callable[[list[Tensor]], list[Tensor]], fixture: Any)
 
     The sum is over the outputs that the fixture's formula names, or over all.
     """
-    images = [torch.from_numpy(image).requires_grad_() for image in fixture.inputs()]
+    images = [image.requires_grad_() for image in inputs(fixture)]
     outputs = named("y", forward(images), fixture)
     said = fixture.meta.get("loss", "")
     formula = said if isinstance(said, str) else said.get("formula", "")
     counted = re.findall(r"\by\d*\b", formula) or list(outputs)
     loss = torch.stack([(outputs[name] ** 2).mean() for name in counted]).sum()
     arrays = {**outputs, **named("dx", torch.autograd.grad(loss, images), fixture)}
-    return {name: array.detach().numpy() for name, array in arrays.items()}
+    return {name: array.detach().cpu().numpy() for name, array in arrays.items()}
 
 
 def named(stem: str, tensors: Any, fixture: Any) -> dict[str, Tensor]:
