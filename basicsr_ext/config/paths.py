@@ -89,8 +89,8 @@ MetaInfoFile = Annotated[
 
 
 def run_folder(experiments_root: str | None, name: str) -> Path:
-    """Return the folder of a run's checkpoints and logs."""
-    return Path(experiments_root or Path("experiments") / name).expanduser()
+    """Return the folder of a run's checkpoints and logs, below the folder of all runs."""
+    return Path(experiments_root or "experiments").expanduser() / name
 
 
 def _layout(facts: Facts, data: str, name: str) -> str:

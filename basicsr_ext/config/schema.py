@@ -263,13 +263,14 @@ class Paths(Section):
         description="training_states/<iter>.state to continue from; --auto_resume prefers the run's newest.",
     )
     experiments_root: UserPath | None = Field(
-        default=None, description="Folder of this run; default experiments/<name>."
+        default=None,
+        description="Folder above the run's, which is <experiments_root>/<name>; default experiments.",
     )
     ignore_resume_networks: str | list[str] | None = Field(
         default=None, description="Accepted as in BasicSR's files; there is one network."
     )
     results_root: UserPath | None = Field(
-        default=None, description="Folder of test results; default results/<name>."
+        default=None, description="Folder above that of test results, <results_root>/<name>; default results."
     )
 
 
@@ -315,7 +316,7 @@ Name = Annotated[str, Field(min_length=1), Expect("text that is not empty", "tex
 class Options(Section):
     """A complete description of one run; a model kind's own options derive from this."""
 
-    name: Name = Field(description="Name of the run; its folder is experiments/<name>.")
+    name: Name = Field(description="Name of the run and of its folder, experiments/<name>.")
     model_type: str = Field(default="RestorationModel", description="What one training step is.")
     scale: PositiveInt = Field(default=1, description="Output side over input side.")
     num_gpu: NonNegativeInt | Literal["auto"] = Field(

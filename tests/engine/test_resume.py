@@ -62,13 +62,19 @@ def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(opti
         train(load_options(options))
 
 
+def test_a_root_that_is_the_folder_of_a_run_itself_is_refused(options, trained, tmp_path):
+    options["path"]["experiments_root"] = str(tmp_path / "run")
+    with pytest.raises(OptionError, match=r"experiments_root: .*set it to .* and name to run"):
+        train(load_options(options), auto_resume=True)
+
+
 def test_a_run_without_a_checkpoint_yet_begins_with_resume_state_once_more(options, trained, tmp_path):
     options["path"] = {
-        "experiments_root": str(tmp_path / "other"),
+        "experiments_root": str(tmp_path / "others"),
         "resume_state": str(tmp_path / "run/training_states/4.state"),
     }
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/metrics.jsonl").touch()
+    (tmp_path / "others/run").mkdir(parents=True)
+    (tmp_path / "others/run/metrics.jsonl").touch()
     with pytest.raises(OptionError, match="already holds a run"):
         train(load_options(options))
     assert starting_point(load_options(options), auto_resume=True)[0].iteration == 4

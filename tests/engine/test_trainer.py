@@ -53,7 +53,7 @@ def test_a_run_leaves_weights_state_log_and_scores(tmp_path):
     summary = train(load_options(tiny_options(tmp_path)))
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {
-        "tiny.yml",
+        f"{tmp_path.name}.yml",
         "metrics.jsonl",
         "models/net_g_4.pth",
         "models/net_g_8.pth",
