@@ -41,9 +41,12 @@ class RunLogger:
         folder: the run's folder.
         enabled: false on ranks that do not write; every method is then without effect.
         iteration: finished iterations; later entries of an earlier attempt are removed.
+        validated: whether the last of them has had its validation; if not, entries of that are removed, too.
     """
 
-    def __init__(self, options: Options, folder: Path, enabled: bool, iteration: int) -> None:
+    def __init__(
+        self, options: Options, folder: Path, enabled: bool, iteration: int, validated: bool = True
+    ) -> None:
         self._enabled = enabled
         self._tensorboard: Any = None
         self._wandb: Any = None
@@ -56,7 +59,7 @@ class RunLogger:
         self._file.setFormatter(_FORMAT)
         LOG.addHandler(self._file)
         self._metrics_path = folder / "metrics.jsonl"
-        _drop_entries_after(self._metrics_path, iteration)
+        _drop_entries_after(self._metrics_path, iteration, validated)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
         if options.logger.use_tb_logger:
             from torch.utils.tensorboard import SummaryWriter
@@ -119,18 +122,21 @@ class _Stdout:
         sys.stdout.flush()
 
 
-def _drop_entries_after(path: Path, iteration: int) -> None:
+def _drop_entries_after(path: Path, iteration: int, validated: bool) -> None:
     if not path.exists():
         return
-    kept = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if _iteration_of(line) <= iteration
-    ]
+    last = iteration, validated
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _moment_of(line) <= last]
     write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
-def _iteration_of(line: str) -> float:
-    """Return an entry's iteration; a line cut short by a crash counts as infinitely late."""
+def _moment_of(line: str) -> tuple[float, bool]:
+    """Return an entry's iteration and whether it is of its validation, which comes last.
+
+    A line cut short by a crash counts as infinitely late.
+    """
     try:
-        return json.loads(line)["iteration"]
+        entry = json.loads(line)
+        return entry["iteration"], entry["kind"].startswith("val/")
     except (ValueError, KeyError):
-        return float("inf")
+        return float("inf"), True

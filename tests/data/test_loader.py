@@ -127,6 +127,33 @@ def test_a_killed_worker_stops_the_run_with_the_sample_it_was_making():
         batches(Deadly(), 2, shuffle=False)
 
 
+class Stubborn(torch.utils.data.Dataset):
+    """Sends its process a SIGTERM, as job schedulers do, and never makes sample 5."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, request):
+        os.kill(os.getpid(), signal.SIGTERM)
+        if request.k == 5:
+            time.sleep(3600)
+        # What is left of an alarm would end the process later.
+        return {"gt": torch.tensor(float(signal.alarm(0))), "lq": torch.zeros(1), "k": request.k}
+
+
+def test_workers_outlive_sigterm_as_long_as_their_parent_wants_and_no_longer(monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    sampler = ProgressiveBatchSampler((Stage(20, 16, 1),), 4, 7)
+    loader = build_train_loader(Stubborn(), sampler, 1)
+    iterator = iter(loader)
+    made = [next(iterator) for _ in range(5)]
+    assert [batch["gt"].item() for batch in made] == [0.0] * 5
+    (worker,) = multiprocessing.active_children()
+    iterator.close()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_image_once_over_all_ranks(pairs, world, workers):
