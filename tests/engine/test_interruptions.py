@@ -10,11 +10,13 @@ import time
 import pytest
 import torch
 from helpers import ENVIRONMENT, ROOT, same_bits, tiny_options
+from torch import distributed
 
 from basicsr_ext import load_options, train
 from basicsr_ext.engine import StoppedError, checkpoint
 from basicsr_ext.engine.checkpoint import Checkpointer
-from basicsr_ext.engine.distributed import first_slurm_node
+from basicsr_ext.engine.distributed import World, first_slurm_node
+from basicsr_ext.engine.signals import SignalListener
 from basicsr_ext.models.restoration_model import RestorationModel
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -172,6 +174,16 @@ def test_a_signal_during_the_last_writes_lets_them_finish(tmp_path, monkeypatch)
     assert (tmp_path / "run/models/net_g_latest.pth").is_file()
 
 
+def test_a_rank_that_still_validates_hears_of_the_signal_to_another():
+    store = distributed.HashStore()
+    one, other = (SignalListener(World(rank, 2, store=store)) for rank in range(2))
+    assert not one.stop_wanted()
+    other._on_stop(signal.SIGTERM, None)
+    assert not one.stop_wanted()
+    assert other.stop_wanted()
+    assert one.stop_wanted()
+
+
 STOPPING_NETWORK = """
 import os, signal
 from pathlib import Path
@@ -202,6 +214,7 @@ def test_a_signal_to_one_rank_breaks_off_the_validation_of_all(tmp_path, train_c
         options = tiny_options(tmp_path / name)
         options["plugins"] = ["stopping_plugin"]
         options["network_g"] = {"type": "StoppingNet", "marker": str(marker)}
+        options["datasets"]["val_2"] = {**options["datasets"]["val"], "name": "again"}
         options["val"]["val_freq"] = 4
         return options
 
