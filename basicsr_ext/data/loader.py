@@ -237,9 +237,9 @@ class _TrainLoader(DataLoader[Any]):
         except SampleError:
             raise
         except RuntimeError as error:
-            culprit = self.dataset.last_seen(str(error)) if "DataLoader worker" in str(error) else ""
-            if not culprit:
+            if "DataLoader worker" not in str(error):
                 raise
+            culprit = self.dataset.last_seen(str(error)) or "before its first sample"
             raise SampleError(f"{culprit}: the loader process died; {error}") from error
         finally:
             atexit.unregister(end)

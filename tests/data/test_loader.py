@@ -11,7 +11,7 @@ import pytest
 import torch
 from sections import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data import build_eval_dataset, build_train_dataset, loader
 from basicsr_ext.data.loader import DevicePrefetcher, build_eval_loader, build_train_loader
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
@@ -125,6 +125,12 @@ class Deadly(torch.utils.data.Dataset):
 def test_a_killed_worker_stops_the_run_with_the_sample_it_was_making():
     with pytest.raises(SampleError, match=r"sample 9, image 1: the loader process died; DataLoader worker"):
         batches(Deadly(), 2, shuffle=False)
+
+
+def test_a_worker_killed_before_its_first_sample_is_an_error_in_words(monkeypatch):
+    monkeypatch.setattr(loader, "run_single_threaded", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SampleError, match="before its first sample: the loader process died"):
+        batches(Deadly(), 1)
 
 
 class Stubborn(torch.utils.data.Dataset):
