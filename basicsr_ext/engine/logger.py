@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,31 @@ class RunLogger:
                 dir=str(folder),
             )
 
-    def scalars(self, iteration: int, values: Mapping[str, Any], prefix: str) -> None:
-        """Record numbers of one iteration; ``prefix`` groups them in TensorBoard."""
+    def require_files(self) -> None:
+        """Make sure that what has been written is still there: a deleted file would take all that follows.
+
+        Raises:
+            FileNotFoundError: the run's folder, or one of its logs, has been deleted or moved.
+        """
         if not self._enabled:
             return
+        for file in (self._metrics, self._file.stream):
+            path = Path(file.name)
+            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+                raise FileNotFoundError(
+                    f"{path} was deleted or moved while the run was writing to it. Nothing more is written; "
+                    "checkpoints that are left can be continued with --auto_resume"
+                )
+
+    def scalars(self, iteration: int, values: Mapping[str, Any], prefix: str) -> None:
+        """Record numbers of one iteration; ``prefix`` groups them in TensorBoard.
+
+        Raises:
+            FileNotFoundError: see :meth:`require_files`.
+        """
+        if not self._enabled:
+            return
+        self.require_files()
         self._metrics.write(json.dumps({"iteration": iteration, "kind": prefix, **values}) + "\n")
         self._metrics.flush()
         numbers = {
@@ -105,7 +128,9 @@ class RunLogger:
             return
         self._metrics.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            # Where the run's folder is gone, the run has said so.
+            with suppress(FileNotFoundError):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
         LOG.removeHandler(self._file)

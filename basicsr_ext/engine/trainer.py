@@ -118,6 +118,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: see ``train.nan_policy``.
+            FileNotFoundError: the run's folder or its log is gone.
             StoppedError: a signal asked for it; a checkpoint of the finished iterations has been written.
                 A validation that it broke off is made up for when the run is resumed.
         """
@@ -144,6 +145,7 @@ class Trainer:
                     self._report()
                 self._after_iteration(signals)
             self._conclude_step()
+            self.log.require_files()
             self._save_networks("latest")
         return Summary(self.iteration, self.losses, self.best, self.folder, self._baselines)
 
@@ -172,6 +174,7 @@ class Trainer:
                 raise StoppedError(f"{stopped}, before its validation was complete") from None
         asked = signals.poll()
         if asked.stop or asked.save or self._due(self.options.logger.save_checkpoint_freq):
+            self.log.require_files()
             self.save()
         if asked.stop:
             raise StoppedError(stopped)
