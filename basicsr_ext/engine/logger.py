@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -88,9 +87,9 @@ class RunLogger:
         """
         if not self._enabled:
             return
-        for file in (self._metrics, self._file.stream):
-            path = Path(file.name)
-            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+        # The log's name has the time of the start: a run that took over the folder has no such file.
+        for path in (self._metrics_path, Path(self._file.baseFilename)):
+            if not path.exists():
                 raise FileNotFoundError(
                     f"{path} was deleted or moved while the run was writing to it. Nothing more is written; "
                     "checkpoints that are left can be continued with --auto_resume"
