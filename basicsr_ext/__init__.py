@@ -6,6 +6,7 @@ costs milliseconds and option files can be checked before torch is imported.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .inference import restore as restore
 
 compat.install()
+# OpenCV reads this when it is first imported. Its own limit is four times as high.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
 __version__ = "0.1.0"
 

@@ -143,7 +143,7 @@ def options(folder: Path, iterations: int, workers: int) -> dict[str, Any]:
     images = str(folder / "images")
     stages = [(iterations // 2, 8, 2), (iterations - iterations // 2, 16, 1)]
     return {
-        "name": "long_run",
+        "name": "run",
         "num_gpu": 0,
         "datasets": {
             "train": {
@@ -164,7 +164,7 @@ def options(folder: Path, iterations: int, workers: int) -> dict[str, Any]:
             "depths": [1],
             "num_heads": [2],
         },
-        "path": {"experiments_root": str(folder / "run")},
+        "path": {"experiments_root": str(folder)},
         "train": {
             "total_iter": iterations,
             "optim_g": {"type": "Adam", "lr": 1e-3},

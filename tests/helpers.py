@@ -18,9 +18,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
-    """Return options for a tiny EDT x2 in three stages; ``train`` adds keys to that section."""
+    """Return options for a tiny EDT x2 in three stages, whose run is in ``folder``; ``train`` adds keys."""
     return {
-        "name": "tiny",
+        "name": folder.name,
         "scale": 2,
         "num_gpu": 0,
         "manual_seed": 3,
@@ -47,7 +47,7 @@ def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
             "upsampler": "pixelshuffledirect",
             "drop_path_rate": 0.0,
         },
-        "path": {"experiments_root": str(folder)},
+        "path": {"experiments_root": str(folder.parent)},
         "train": {
             "total_iter": 8,
             "optim_g": {"type": "Adam", "lr": 1e-3},

@@ -208,8 +208,7 @@ def test_a_recipe_trains_twenty_iterations_with_shrunk_stages(recipe, tmp_path):
         for i in range(count)
     ]
     changed = read_yaml(recipe.read_text(), str).value
-    changed |= {"num_gpu": 0}
-    changed["path"] = {"experiments_root": str(tmp_path / "run")}
+    changed |= {"num_gpu": 0, "name": "run", "path": {"experiments_root": str(tmp_path)}}
     changed["train"]["total_iter"] = 20
     changed["train"].pop("warmup_iter", None)
     for key in ("gt_size", "batch_size_per_gpu", "batch_size_total"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Annotated
 from ..spelling import closest
 from .errors import Problem
 from .facts import Facts
+
+LOG = logging.getLogger("basicsr_ext")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -89,8 +92,49 @@ MetaInfoFile = Annotated[
 
 
 def run_folder(experiments_root: str | None, name: str) -> Path:
-    """Return the folder of a run's checkpoints and logs."""
-    return Path(experiments_root or Path("experiments") / name).expanduser()
+    """Return the folder of a run's checkpoints and logs, below the folder of all runs."""
+    return Path(experiments_root or "experiments").expanduser() / name
+
+
+def image_files(folder: str) -> Iterator[str]:
+    """Yield the paths in ``folder``, with ``/``, of all image files at any depth but hidden ones.
+
+    Links are followed, as data sets are often put together from links to folders elsewhere, but each folder
+    is read once, by its own name where it has one in ``folder``. A line in the log tells what is left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    own, linked = [""], []
+    while own or linked:
+        place = (own or linked).pop()
+        path = os.path.join(folder, place)
+        try:
+            status = os.stat(path)
+            entries = [] if (status.st_dev, status.st_ino) in seen else sorted(os.scandir(path), key=_name)
+        except OSError as error:
+            LOG.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            LOG.warning("%s is left out: it leads to a folder that has been read already", path)
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            inside = f"{place}/{entry.name}" if place else entry.name
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else own).append(inside)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield inside
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one: whoever reads the file will say so
+        return False
 
 
 def _layout(facts: Facts, data: str, name: str) -> str:
@@ -125,8 +169,4 @@ def _similar(full: str) -> str | None:
 
 
 def _holds_image(folder: str) -> bool:
-    return any(
-        name.lower().endswith(IMAGE_SUFFIXES)
-        for _, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
+    return any(True for _ in image_files(folder))

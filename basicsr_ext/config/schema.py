@@ -54,6 +54,24 @@ OptimizerOptions = Annotated[OptimizerSpec, ConstructedBy(OPTIMIZERS, supplied=(
 MetricSpec = Annotated[Spec, ConstructedBy(METRICS, supplied=("img", "img2"), kept=("better",))]
 
 
+_LONGEST_NAME = 200
+"""Bytes; a log's name has a date besides, and file systems end at 255."""
+
+
+def _named(name: str) -> str:
+    if len(name.encode()) > _LONGEST_NAME or not name.strip(".") or not name.isprintable():
+        raise ValueError("not the name of a folder")
+    return name
+
+
+FolderName = Annotated[
+    str,
+    AfterValidator(_named),
+    Field(min_length=1, max_length=_LONGEST_NAME, pattern="^[^/]*$"),
+    Expect(f"the name of a folder: text of 1 to {_LONGEST_NAME} bytes without /", "names of folders"),
+]
+
+
 # --- data sets -------------------------------------------------------------------------------------
 
 
@@ -111,7 +129,9 @@ class DatasetOptions(OptionMapping):
     """The section of what it takes for training, a kind of LoaderKeys; None: it cannot be trained with."""
 
     type: str = Field(description="Registered name: ours first, then basicsr's and the plug-ins'.")
-    name: str = Field(default="", description="Shown in logs and used as folder name for validation images.")
+    name: FolderName = Field(
+        default="", description="Shown in logs and used as folder name for validation images."
+    )
     phase: Literal["train", "val", "test"] | None = Field(
         default=None, description="Set by BasicSR; accepted, unused."
     )
@@ -267,13 +287,14 @@ class Paths(Section):
         description="training_states/<iter>.state to continue from; --auto_resume prefers the run's newest.",
     )
     experiments_root: UserPath | None = Field(
-        default=None, description="Folder of this run; default experiments/<name>."
+        default=None,
+        description="Folder above the run's, which is <experiments_root>/<name>; default experiments.",
     )
     ignore_resume_networks: str | list[str] | None = Field(
         default=None, description="Accepted as in BasicSR's files; there is one network."
     )
     results_root: UserPath | None = Field(
-        default=None, description="Folder of test results; default results/<name>."
+        default=None, description="Folder above that of test results, <results_root>/<name>; default results."
     )
 
 
@@ -313,13 +334,10 @@ class Written:
     mapping: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-Name = Annotated[str, Field(min_length=1), Expect("text that is not empty", "texts that are not empty")]
-
-
 class Options(Section):
     """A complete description of one run; a model kind's own options derive from this."""
 
-    name: Name = Field(description="Name of the run; its folder is experiments/<name>.")
+    name: FolderName = Field(description="Name of the run and of its folder, experiments/<name>.")
     model_type: str = Field(default="RestorationModel", description="What one training step is.")
     scale: PositiveInt = Field(default=1, description="Output side over input side.")
     num_gpu: NonNegativeInt | Literal["auto"] = Field(

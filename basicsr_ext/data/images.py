@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from ..files import write_atomically
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _EXIF_ORIENTATION = 0x0112
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 
 # Errors are raised with the file's name; OpenCV's own lines about them would name no file.
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -41,11 +46,14 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         name: what error messages call it.
 
     Raises:
-        ImageError: not an image, or one of neither 8 nor 16 bits a channel.
+        ImageError: not an image, one of neither 8 nor 16 bits a channel, or one of more than
+            :func:`max_pixels`.
     """
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
+        if "IMAGE_PIXELS" in error.err:
+            raise _too_large(name) from error
         raise ImageError(f"{name}: cannot be decoded as an image ({error.err})") from error
     if image is None:
         raise ImageError(f"{name}: cannot be decoded as an image; is the file complete?")
@@ -76,23 +84,54 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return (height, width) of the array :func:`read_image` would give, from the file's header.
 
     Raises:
-        ImageError: missing, unreadable or not an image.
+        ImageError: missing, unreadable, not an image, or one of more than :func:`max_pixels`.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as header:
+        with _header(path) as header:
             width, height = header.size
             # Without such an entry getexif() would decode a PNG in search of one. For TIFF there is
             # none, and Pillow's size is that of the turned image already.
             turned = "exif" in header.info and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        # Pillow declines a few legal files, very large ones among them, that OpenCV reads.
+    except UnidentifiedImageError:
+        # Pillow declines a few legal files that OpenCV reads.
         height, width = read_image(path).shape[:2]
         return height, width
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if width * height > max_pixels():
+        raise _too_large(path)
     return (width, height) if turned else (height, width)
+
+
+def max_pixels() -> int:
+    """Return how many pixels an image may have; a small file may tell of more than fit into memory."""
+    limit = os.environ.get(_LIMIT, "")
+    return int(limit) if limit.isdecimal() else 2**30  # OpenCV's own
+
+
+def _too_large(name: str | os.PathLike[str]) -> ImageError:
+    return ImageError(
+        f"{name}: has more than {max_pixels():,} pixels; the environment variable {_LIMIT} sets the limit"
+    )
+
+
+def _header(path: str | os.PathLike[str]) -> Image.Image:
+    """Open an image of any size without decoding it."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        # Pillow's own limit holds for the whole process: it stays as it is.
+        with Path(path).open("rb") as file:
+            start = file.read(16)
+        formats: Any = Image.OPEN.values()
+        for make, accepts in formats:
+            if accepts is not None and accepts(start) is True:
+                return make(os.fspath(path))
+        raise
 
 
 def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, cast
 
@@ -17,9 +19,6 @@ from torch.utils.data import default_collate as stack
 from .images import run_single_threaded
 from .samples import EvalItem, EvalSet, SampleError, TrainBatch, TrainSample, TrainSet
 from .sampling import SampleRequest
-
-_TERM_GRACE_SECONDS = 30
-"""How long a worker outlives SIGTERM."""
 
 
 def build_train_loader(
@@ -48,7 +47,7 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=_collate_or_fail,
-        worker_init_fn=_start_worker,
+        worker_init_fn=_start_lasting_worker,
         pin_memory=pin_memory and torch.cuda.is_available(),
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
@@ -227,6 +226,9 @@ class _TrainLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
         batches = super().__iter__()
+        end = partial(_end_workers, batches)
+        # Workers that are left to the interpreter's exit would be sent a SIGTERM there, and waited for.
+        atexit.register(end)
         try:
             for batch in batches:
                 if isinstance(batch, SampleError):
@@ -235,16 +237,23 @@ class _TrainLoader(DataLoader[Any]):
         except SampleError:
             raise
         except RuntimeError as error:
-            culprit = self.dataset.last_seen(str(error)) if "DataLoader worker" in str(error) else ""
-            if not culprit:
+            if "DataLoader worker" not in str(error):
                 raise
+            culprit = self.dataset.last_seen(str(error)) or "before its first sample"
             raise SampleError(f"{culprit}: the loader process died; {error}") from error
         finally:
-            # Workers left to the interpreter's exit would get a SIGTERM there and sit out their grace.
-            shut_down = getattr(batches, "_shutdown_workers", None)
-            if shut_down is not None:
-                shut_down()
+            atexit.unregister(end)
+            end()
             self._iterator = None
+
+
+def _end_workers(batches: Any) -> None:
+    """End the processes of a loader's iterator, if it has any: they take no notice of SIGTERM."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def _collate_or_fail(samples: Sequence[tuple[str, TrainSample] | SampleError]) -> Any:
@@ -262,9 +271,15 @@ def _collate_or_fail(samples: Sequence[tuple[str, TrainSample] | SampleError]) -
 
 def _start_worker(worker: int) -> None:
     run_single_threaded()
-    # A worker inherits its parent's handlers. The parent decides when a run ends, but Ctrl-C and what a job
-    # scheduler sends go to all processes alike: the parent still needs batches to finish its iteration.
+    # A worker inherits its parent's handlers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_TERM_GRACE_SECONDS))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _start_lasting_worker(worker: int) -> None:
+    _start_worker(worker)
+    # The parent decides when a run ends, but what a job scheduler sends goes to all processes alike: the
+    # parent still needs batches to finish its iteration, however long that takes. torch sees to it that a
+    # worker ends when its parent is gone.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,12 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from typing_extensions import override
 
-from ..config.paths import IMAGE_SUFFIXES
+from ..config.paths import IMAGE_SUFFIXES, image_files
 from .images import image_size, read_image
 
 _LISTED = 5
@@ -205,7 +204,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def open_folder(folder: str, key: str) -> FileSource:
-    """Open a folder of image files, at any depth; hidden files and folders are left out.
+    """Open a folder of image files, as :func:`~basicsr_ext.config.paths.image_files` finds them.
 
     Args:
         folder: the folder.
@@ -214,18 +213,10 @@ def open_folder(folder: str, key: str) -> FileSource:
     Raises:
         ValueError: there are none.
     """
-    files = []
-    # Data sets are often put together from links to folders elsewhere.
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name).relative_to(folder).as_posix()
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-        ]
+    files = sorted(image_files(folder))
     if not files:
         raise ValueError(f"{key}: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    return FileSource(folder, tuple(sorted(files)))
+    return FileSource(folder, tuple(files))
 
 
 def file_version(path: str) -> str:

@@ -37,6 +37,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = _CPU
+    store: distributed.Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -65,10 +66,14 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            distributed.barrier()
+    def raise_flag(self, name: str) -> None:
+        """Let all ranks know something, for the rest of the run, without waiting for them."""
+        if self.store is not None:
+            self.store.set(f"flag/{name}", "")
+
+    def flag_is_raised(self, name: str) -> bool:
+        """Say whether a rank has raised a flag; it costs a message to the process that keeps the flags."""
+        return self.store is not None and self.store.check([f"flag/{name}"])
 
     def parallel(self, network: nn.Module, find_unused_parameters: bool) -> DistributedDataParallel:
         """Return ``network`` averaging its gradients over all ranks."""
@@ -134,7 +139,7 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
     attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, attempt)
     finally:
         distributed.destroy_process_group()
 

@@ -18,7 +18,7 @@ def run_folder(options: Options) -> Path:
 
 def result_folder(options: Options) -> Path:
     """Return the folder of test results."""
-    return Path(options.path.results_root or Path("results") / options.name)
+    return Path(options.path.results_root or "results") / options.name
 
 
 def holds_run(folder: Path) -> bool:
@@ -34,6 +34,8 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
         The checkpoint (``None``: from the beginning), warnings about damaged newer ones, and problems.
     """
     folder = run_folder(options)
+    if _is_run_itself(folder.parent) and not holds_run(folder):
+        return None, [], [_root_problem(folder.parent)]
     key = "name"
     try:
         if auto_resume:
@@ -72,6 +74,16 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, value
+
+
+def _is_run_itself(folder: Path) -> bool:
+    return any(folder.glob("training_states/*.json"))
+
+
+def _root_problem(root: Path) -> Problem:
+    found = f"{root}, which holds the checkpoints of a run itself"
+    fix = f"for that run, set it to {root.parent} and name to {root.name}"
+    return Problem("path.experiments_root", found, "the folder above the run's", fix)
 
 
 def _other_checkpoints(folder: Path, key: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,12 @@ class RunLogger:
         folder: the run's folder.
         enabled: false on ranks that do not write; every method is then without effect.
         iteration: finished iterations; later entries of an earlier attempt are removed.
+        validated: whether the last of them has had its validation; if not, entries of that are removed, too.
     """
 
-    def __init__(self, options: Options, folder: Path, enabled: bool, iteration: int) -> None:
+    def __init__(
+        self, options: Options, folder: Path, enabled: bool, iteration: int, validated: bool = True
+    ) -> None:
         self._enabled = enabled
         self._tensorboard: Any = None
         self._wandb: Any = None
@@ -56,7 +60,7 @@ class RunLogger:
         self._file.setFormatter(_FORMAT)
         LOG.addHandler(self._file)
         self._metrics_path = folder / "metrics.jsonl"
-        _drop_entries_after(self._metrics_path, iteration)
+        _drop_entries_after(self._metrics_path, iteration, validated)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
         if options.logger.use_tb_logger:
             from torch.utils.tensorboard import SummaryWriter
@@ -75,10 +79,31 @@ class RunLogger:
                 dir=str(folder),
             )
 
-    def scalars(self, iteration: int, values: Mapping[str, Any], prefix: str) -> None:
-        """Record numbers of one iteration; ``prefix`` groups them in TensorBoard."""
+    def require_files(self) -> None:
+        """Make sure that what has been written is still there: a deleted file would take all that follows.
+
+        Raises:
+            FileNotFoundError: the run's folder, or one of its logs, has been deleted or moved.
+        """
         if not self._enabled:
             return
+        # The log's name has the time of the start: a run that took over the folder has no such file.
+        for path in (self._metrics_path, Path(self._file.baseFilename)):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} was deleted or moved while the run was writing to it. Nothing more is written; "
+                    "checkpoints that are left can be continued with --auto_resume"
+                )
+
+    def scalars(self, iteration: int, values: Mapping[str, Any], prefix: str) -> None:
+        """Record numbers of one iteration; ``prefix`` groups them in TensorBoard.
+
+        Raises:
+            FileNotFoundError: see :meth:`require_files`.
+        """
+        if not self._enabled:
+            return
+        self.require_files()
         self._metrics.write(json.dumps({"iteration": iteration, "kind": prefix, **values}) + "\n")
         self._metrics.flush()
         numbers = {
@@ -102,7 +127,9 @@ class RunLogger:
             return
         self._metrics.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            # Where the run's folder is gone, the run has said so.
+            with suppress(FileNotFoundError):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
         LOG.removeHandler(self._file)
@@ -119,18 +146,21 @@ class _Stdout:
         sys.stdout.flush()
 
 
-def _drop_entries_after(path: Path, iteration: int) -> None:
+def _drop_entries_after(path: Path, iteration: int, validated: bool) -> None:
     if not path.exists():
         return
-    kept = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if _iteration_of(line) <= iteration
-    ]
+    last = iteration, validated
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _moment_of(line) <= last]
     write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
-def _iteration_of(line: str) -> float:
-    """Return an entry's iteration; a line cut short by a crash counts as infinitely late."""
+def _moment_of(line: str) -> tuple[float, bool]:
+    """Return an entry's iteration and whether it is of its validation, which comes last.
+
+    A line cut short by a crash counts as infinitely late.
+    """
     try:
-        return json.loads(line)["iteration"]
+        entry = json.loads(line)
+        return entry["iteration"], entry["kind"].startswith("val/")
     except (ValueError, KeyError):
-        return float("inf")
+        return float("inf"), True

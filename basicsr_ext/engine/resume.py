@@ -9,11 +9,16 @@ from typing import Any
 
 import torch
 
+from ..archs.weights import WeightsError
 from ..config import Options, Problem, resolved_stages
 from ..config.schema import OptimizerSpec
 from ..data.sampling import Stage
+from ..registry import MODELS, UnknownTypeError
 from .checkpoint import Checkpoint
 from .precision import build_optimizer
+
+_ANOTHER_RUN = "go back to it, or begin a new run whose path.pretrain_network_g are this run's weights"
+_EARLIER = "raise it, or name an earlier checkpoint as path.resume_state and leave --auto_resume out"
 
 
 def batch_options(options: Options) -> list[list[Any]]:
@@ -46,7 +51,36 @@ def resumed_stages(
     return keep_global_batch(stages, unchanged, ranks * options.train.grad_accum)
 
 
-def optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
+def resume_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
+    """Return what keeps the run of the options from going on where the checkpoint ends."""
+    assert options.train is not None, "the loader requires a train section"
+    former = json.loads(checkpoint.state["options"])["model_type"]
+    if not _is_same_kind(former, options.model_type):
+        expected = f"what the checkpoint of iteration {checkpoint.iteration} is of, {former!r}"
+        return [Problem("model_type", repr(options.model_type), expected, _ANOTHER_RUN)]
+    problems = _optimizer_problems(options, checkpoint)
+    if options.train.total_iter < checkpoint.iteration:
+        expected = f"at least {checkpoint.iteration}, the iteration of the checkpoint to go on from"
+        problems.append(Problem("train.total_iter", str(options.train.total_iter), expected, _EARLIER))
+    return problems
+
+
+def misfit(key: str, error: WeightsError, iteration: int) -> Problem:
+    """Return the problem of a network, at ``key``, that does not take the weights of a checkpoint."""
+    first, *others = error.report.problems()
+    found = f"a network that the weights do not fit ({first}{f', and {len(others)} more' if others else ''})"
+    expected = f"the network of the checkpoint of iteration {iteration}"
+    return Problem(key, found, expected, _ANOTHER_RUN)
+
+
+def _is_same_kind(former: str, now: str) -> bool:
+    try:
+        return former == now or MODELS.find(former) is MODELS.find(now)
+    except UnknownTypeError:
+        return False
+
+
+def _optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
     """Return every optimizer that cannot go on from the state that the checkpoint holds of it."""
     train = json.loads(checkpoint.state["options"])["train"]
     problems = []
@@ -61,8 +95,7 @@ def optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem
         else:
             continue
         expected = f"what the checkpoint of iteration {checkpoint.iteration} has the state of, {former!r}"
-        fix = "go back to it, or begin a new run whose path.pretrain_network_g are this run's weights"
-        problems.append(Problem(key, found, expected, fix))
+        problems.append(Problem(key, found, expected, _ANOTHER_RUN))
     return problems
 
 

@@ -28,7 +28,7 @@ from .logger import LOG, log_to_console
 from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse
 from .preflight.summary import print_check, print_scores
-from .resume import optimizer_problems
+from .resume import resume_problems
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -64,7 +64,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         choose_algorithms(train_options.deterministic)
         checkpoint, warnings, problems = starting_point(options, auto_resume)
         if checkpoint is not None:
-            problems += optimizer_problems(options, checkpoint)
+            problems += resume_problems(options, checkpoint)
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
         parts = _build_everywhere(options, world, problems)

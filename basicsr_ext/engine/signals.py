@@ -1,7 +1,7 @@
 """Signals that end a run in order, agreed upon by all ranks.
 
-SIGTERM and SIGINT ask the run to finish its iteration, write a checkpoint and end with
-:data:`EXIT_STOPPED`; a second one ends the process at once. SIGUSR1 asks for a checkpoint only.
+SIGTERM and SIGINT ask the run to finish its iteration, or the image it validates with, write a checkpoint and
+end with :data:`EXIT_STOPPED`; a second one ends the process at once. SIGUSR1 asks for a checkpoint only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ EXIT_STOPPED = 75
 
 # torchrun passes a terminal's Ctrl-C on to processes that have received it already.
 _ECHO_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+
+_STOP = "stop"
 
 
 class Requests(NamedTuple):
@@ -81,6 +83,16 @@ class SignalListener:
         self._flags = torch.tensor(mine, dtype=torch.int32)
         self._exchange = distributed.all_reduce(self._flags, distributed.ReduceOp.MAX, async_op=True)
         return agreed
+
+    def stop_wanted(self) -> bool:
+        """Say whether a signal to any rank has asked for a stop, without waiting for the other ranks.
+
+        Ranks may hear of it at different moments: they still have to agree on what to do.
+        """
+        if self._stop_at is not None:
+            self._world.raise_flag(_STOP)
+            return True
+        return self._world.flag_is_raised(_STOP)
 
     def _finish_exchange(self) -> Requests:
         if self._exchange is None:

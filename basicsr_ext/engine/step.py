@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..archs.weights import load_weights
-from ..config import Options
+from ..archs.weights import WeightsError, load_weights
+from ..config import OptionError, Options
 from ..models import Networks, Phase
 from ..schedulers import learning_rate
 from .build import build_kind
@@ -22,6 +22,7 @@ from .compiling import compile_blocks, compile_whole
 from .distributed import World
 from .ema import WeightAverage
 from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer, load_state
+from .resume import misfit
 
 
 @dataclass(frozen=True)
@@ -218,10 +219,19 @@ class TrainingStep:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over what :meth:`network_files` and :meth:`state` returned."""
+        """Take over what :meth:`network_files` and :meth:`state` returned.
+
+        Raises:
+            OptionError: a network is another one than the checkpoint's.
+        """
         for name, network in self.networks.items():
             content = checkpoint.networks[name]
-            load_weights(network, content, param_key="params")
+            try:
+                load_weights(network, content, param_key="params")
+            except WeightsError as error:
+                key = f"network_{name.removeprefix('net_')}"
+                problem = misfit(key, error, checkpoint.iteration)
+                raise OptionError([problem], self.kind.options.source) from error
             if name in self.averages:
                 key = "params_ema" if "params_ema" in content else "params"
                 load_weights(self.averages[name].network, content, param_key=key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,7 +28,7 @@ from .progress import Bar, Speedometer, duration
 from .resume import batch_options, resumed_stages
 from .signals import SignalListener, StoppedError
 from .step import TrainingStep
-from .validator import Evaluation, Validator
+from .validator import BrokenOffError, Evaluation, Validator
 
 Best = dict[str, dict[str, dict[str, float]]]
 """Best scores: data set → metric → ``{"value": …, "iteration": …}``."""
@@ -88,6 +88,7 @@ class Trainer:
             self.stages = resumed_stages(options, parts.stages, checkpoint, world.size)
         self.folder = run_folder(options)
         self.iteration = checkpoint.iteration if checkpoint is not None else 0
+        self._validated = checkpoint is None or not checkpoint.state.get("validation_due", False)
         self.best: Best = {}
         self.losses: dict[str, float] = {}
         self._baselines: dict[str, dict[str, dict[str, float]]] = {}
@@ -117,34 +118,34 @@ class Trainer:
 
         Raises:
             NonFiniteError: see ``train.nan_policy``.
+            FileNotFoundError: the run's folder or its log is gone.
             StoppedError: a signal asked for it; a checkpoint of the finished iterations has been written.
+                A validation that it broke off is made up for when the run is resumed.
         """
         total = self.train_options.total_iter
         if self.world.is_main:
             self.checkpointer.remove_leftovers()
-        self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration)
+        self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration, self._validated)
         self.bar = Bar(total, self.iteration, self.world.is_main)
         signals = SignalListener(self.world)
         with ExitStack() as stack:
+            # Left last: a signal during the last writes must not end the process.
+            stack.enter_context(signals.listening())
             stack.callback(self.log.close)
             stack.callback(self._batches.close)
             stack.enter_context(self.bar)
             stack.callback(self.checkpointer.finish)
-            stack.enter_context(signals.listening())
+            if not self._validated:
+                self._after_iteration(signals)
             while self.iteration < total:
                 with explained(f"iteration {self.iteration + 1}"):
                     self.train_step()
                 self.bar.update(self.iteration)
                 if self._due(self.options.logger.print_freq):
                     self._report()
-                if self._due(self.options.val.val_freq):
-                    self.validate()
-                asked = signals.poll()
-                if asked.stop or asked.save or self._due(self.options.logger.save_checkpoint_freq):
-                    self.save()
-                if asked.stop:
-                    raise StoppedError(f"stopped by a signal after iteration {self.iteration} of {total}")
+                self._after_iteration(signals)
             self._conclude_step()
+            self.log.require_files()
             self._save_networks("latest")
         return Summary(self.iteration, self.losses, self.best, self.folder, self._baselines)
 
@@ -161,10 +162,31 @@ class Trainer:
         now = time.perf_counter()
         self.speed.add(iteration, now - started, self._prefetcher.wait_seconds - waited)
 
-    def validate(self) -> dict[str, Evaluation]:
-        """Evaluate the averaged weights where there are any, and keep the best scores."""
+    def _after_iteration(self, signals: SignalListener) -> None:
+        """Validate and save where that is due, and do what signals ask for."""
+        stopped = f"stopped by a signal after iteration {self.iteration} of {self.train_options.total_iter}"
+        if self._due(self.options.val.val_freq):
+            before = random_state(self.world.device)
+            try:
+                self.validate(signals.stop_wanted)
+            except BrokenOffError:
+                self._save_as_of(self.iteration, before, validation_due=True)
+                raise StoppedError(f"{stopped}, before its validation was complete") from None
+        asked = signals.poll()
+        if asked.stop or asked.save or self._due(self.options.logger.save_checkpoint_freq):
+            self.log.require_files()
+            self.save()
+        if asked.stop:
+            raise StoppedError(stopped)
+
+    def validate(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Evaluation]:
+        """Evaluate the averaged weights where there are any, and keep the best scores.
+
+        Raises:
+            BrokenOffError: ``stop`` said so before a sample; nothing has been recorded.
+        """
         self._conclude_step()
-        results = self.validator.run(self.step.evaluated_networks(), str(self.iteration))
+        results = self.validator.run(self.step.evaluated_networks(), str(self.iteration), stop)
         improved = False
         for number, (name, result) in enumerate(results.items()):
             improved |= self._keep_best(name, result) and number == 0
@@ -185,7 +207,9 @@ class Trainer:
         self._conclude_step()
         self._save_as_of(self.iteration, random_state(self.world.device))
 
-    def _save_as_of(self, iteration: int, own_random_state: dict[str, Any]) -> None:
+    def _save_as_of(
+        self, iteration: int, own_random_state: dict[str, Any], validation_due: bool = False
+    ) -> None:
         gathered = self.world.gather((own_random_state, self._replaced_samples))
         random_states, replaced = map(list, zip(*gathered, strict=True))
         networks = self.step.network_files()
@@ -200,6 +224,7 @@ class Trainer:
                 "batch_options": batch_options(self.options),
                 "train_images": self._images,
                 "options": self.options.model_dump_json(),
+                "validation_due": validation_due,
             }
             self.checkpointer.save(iteration, networks, state)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ Scores = dict[str, float]
 Measures = dict[str, Metric]
 _DRAWN = 4
 """Samples of each set whose pictures go to the logs."""
+
+
+class BrokenOffError(Exception):
+    """An evaluation was told to stop, on one rank at least; nothing of it counts."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +81,39 @@ class Validator:
         return {name: build_metric(spec) for name, spec in self._val.metrics.items()}
 
     @torch.no_grad()
-    def run(self, networks: Mapping[str, nn.Module], label: str) -> dict[str, Evaluation]:
+    def run(
+        self, networks: Mapping[str, nn.Module], label: str, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Evaluation]:
         """Evaluate on every set.
 
         Args:
             networks: unwrapped, by name; their training mode is restored afterwards.
             label: marks saved pictures, usually the iteration.
+            stop: asked before every sample whether to break off; ranks may get different answers.
+
+        Raises:
+            BrokenOffError: on all ranks, if ``stop`` said so on any.
         """
         training = {name: network.training for name, network in networks.items()}
         for network in networks.values():
             network.eval()
         try:
             with not_compiled():
-                return {name: self._evaluate(networks, name, label) for name in self._loaders}
+                return {name: self._evaluate(networks, name, label, stop) for name in self._loaders}
         finally:
             for name, network in networks.items():
                 network.train(training[name])
 
-    def _evaluate(self, networks: Mapping[str, nn.Module], name: str, label: str) -> Evaluation:
-        measures, baselines = self.metrics(), {}
+    def _evaluate(
+        self, networks: Mapping[str, nn.Module], name: str, label: str, stop: Callable[[], bool]
+    ) -> Evaluation:
+        measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
         indices = range(self._world.rank, len(self._loaders[name].dataset), self._world.size)  # pyright: ignore[reportArgumentType]
         for index, item in zip(indices, self._loaders[name], strict=True):
+            stopped = stop()
+            if stopped:
+                break
             item = to_device(item, self._world.device)
             with explained(f"{name}, {self._kind.name_of(item)}", self._kind.memory_advice):
                 judged = self._kind.evaluate(networks, item, name, index, draw=index < _DRAWN)
@@ -109,6 +124,8 @@ class Validator:
             if self._val.save_img:
                 for stem, image in judged.results.items():
                     write_image(self._folder / name / f"{stem}_{self._val.suffix or label}.png", image)
+        if any(self._world.gather(stopped)):
+            raise BrokenOffError
         ranks = self._world.gather((measures, baselines, pictures))
         names = dict.fromkeys(baseline for rank in ranks for baseline in rank[1])
         return Evaluation(

@@ -12,6 +12,19 @@ STAGE = "{{iters: {}, gt_size: {}, batch_size_per_gpu: 2}}"
 
 
 @pytest.mark.parametrize(
+    "name", ["a/b", "/tmp/run", "..", ".", "''", "x" * 201, "ä" * 101, '"a\\nb"'], ids=lambda name: name[:8]
+)
+@pytest.mark.parametrize("key", ["name", "datasets.val.name"])
+def test_a_name_that_no_folder_can_have_is_one_error(change, complaints, name, key):
+    old, new = (
+        ("name: tiny", f"name: {name}") if key == "name" else ("split: val", f"split: val\n    name: {name}")
+    )
+    (line,) = complaints(change(old, new))
+    assert f": {key}: found " in line
+    assert "expected the name of a folder: text of 1 to 200 bytes without /" in line
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line"),
     [
         (

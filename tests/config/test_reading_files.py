@@ -90,6 +90,20 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_stands(tmp_path, base, monke
     assert (path.pretrain_network_g, path.resume_state) == (f"{tmp_path}/net.pth", f"{tmp_path}/5.state")
 
 
+def test_a_run_and_its_results_have_folders_of_its_name_below_the_roots(tmp_path, base):
+    from basicsr_ext.engine.experiment import result_folder, run_folder
+
+    file = tmp_path / "o.yml"
+    file.write_text(base)
+    options = load_options(file, ["path:experiments_root=/disk/runs", "path:results_root=/disk/scores"])
+    assert (run_folder(options), result_folder(options)) == (
+        Path("/disk/runs/tiny"),
+        Path("/disk/scores/tiny"),
+    )
+    options = load_options(file)
+    assert (run_folder(options), result_folder(options)) == (Path("experiments/tiny"), Path("results/tiny"))
+
+
 def test_a_mapping_of_other_objects_names_them():
     with pytest.raises(OptionError, match=r"options: scale: found a object, expected plain data"):
         load_options({"name": "x", "scale": object(), "datasets": {}, "network_g": {"type": "EDT"}})

@@ -50,7 +50,7 @@ def options(folder: Path, images: Path, workers: int) -> dict[str, Any]:
     noise = {"type": "Dataset_GaussianDenoising", "sigma_type": "random", "sigma_range": [0, 50]}
     sizes, stage = (16, 24, 32), TOTAL // 3
     return {
-        "name": "victim",
+        "name": folder.name,
         "scale": 1,
         "num_gpu": 0,
         "manual_seed": 5,
@@ -75,7 +75,7 @@ def options(folder: Path, images: Path, workers: int) -> dict[str, Any]:
             "num_heads": [2, 2],
             "drop_path_rate": 0.5,
         },
-        "path": {"experiments_root": str(folder)},
+        "path": {"experiments_root": str(folder.parent)},
         "train": {
             "total_iter": TOTAL,
             "warmup_iter": 5,

@@ -1,6 +1,9 @@
 """Reading and writing image files."""
 
 import os
+import resource
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -73,6 +76,33 @@ def test_the_size_is_known_without_decoding(tmp_path, texture, monkeypatch, suff
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     assert image_size(tmp_path / f"a{suffix}") == (9, 14)
+
+
+@pytest.fixture
+def enormous(tmp_path) -> Path:
+    """A PNG of 17000 x 17000 black pixels; it has 35 kB, and none but the header is ever looked at."""
+    header = struct.pack(">IIBBBBB", 17000, 17000, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((17000 // 8 + 1) * 17000))
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (tmp_path / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return tmp_path / "enormous.png"
+
+
+@pytest.mark.parametrize("look", [image_size, read_image])
+def test_an_image_of_too_many_pixels_is_refused_without_decoding_it(enormous, look):
+    words = r"enormous.png: has more than 268,435,456 pixels; the environment variable OPENCV_IO_MAX_IMAGE_PI"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match=words):
+        look(enormous)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB; decoded, 850 MB
+
+
+def test_the_limit_of_pixels_can_be_changed_and_only_the_header_is_read(enormous, monkeypatch):
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "400000000")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    assert image_size(enormous) == (17000, 17000)
 
 
 @pytest.mark.parametrize("read", [read_image, image_size])

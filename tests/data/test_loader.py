@@ -11,7 +11,7 @@ import pytest
 import torch
 from sections import ForeignTrain, GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.data import build_eval_dataset, build_train_dataset
+from basicsr_ext.data import build_eval_dataset, build_train_dataset, loader
 from basicsr_ext.data.loader import DevicePrefetcher, build_eval_loader, build_train_loader
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, Stage
@@ -125,6 +125,39 @@ class Deadly(torch.utils.data.Dataset):
 def test_a_killed_worker_stops_the_run_with_the_sample_it_was_making():
     with pytest.raises(SampleError, match=r"sample 9, image 1: the loader process died; DataLoader worker"):
         batches(Deadly(), 2, shuffle=False)
+
+
+def test_a_worker_killed_before_its_first_sample_is_an_error_in_words(monkeypatch):
+    monkeypatch.setattr(loader, "run_single_threaded", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SampleError, match="before its first sample: the loader process died"):
+        batches(Deadly(), 1)
+
+
+class Stubborn(torch.utils.data.Dataset):
+    """Sends its process a SIGTERM, as job schedulers do, and never makes sample 5."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, request):
+        os.kill(os.getpid(), signal.SIGTERM)
+        if request.k == 5:
+            time.sleep(3600)
+        # What is left of an alarm would end the process later.
+        return {"gt": torch.tensor(float(signal.alarm(0))), "lq": torch.zeros(1), "k": request.k}
+
+
+def test_workers_outlive_sigterm_as_long_as_their_parent_wants_and_no_longer(monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    sampler = ProgressiveBatchSampler((Stage(20, 16, 1),), 4, 7)
+    loader = build_train_loader(Stubborn(), sampler, 1)
+    iterator = iter(loader)
+    made = [next(iterator) for _ in range(5)]
+    assert [batch["gt"].item() for batch in made] == [0.0] * 5
+    (worker,) = multiprocessing.active_children()
+    iterator.close()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -61,6 +61,19 @@ def test_linked_folders_are_searched(folder, tmp_path):
     assert len(open_source(str(tmp_path / "set"), "dataroot_gt")) == 4
 
 
+def test_each_folder_is_read_once_however_many_links_lead_to_it(folder, tmp_path, caplog):
+    expected = open_source(str(folder), "dataroot_gt").names
+    (folder / "deep/er/loop").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "deep")
+    (folder / "self").symlink_to("self")
+    with caplog.at_level("WARNING"):
+        assert open_source(str(folder), "dataroot_gt").names == expected
+    assert sorted(caplog.messages) == [
+        f"{folder}/{link} is left out: it leads to a folder that has been read already"
+        for link in ("again", "deep/er/loop")
+    ]
+
+
 def test_a_missing_folder_is_an_error_with_key_and_path(tmp_path):
     with pytest.raises(ValueError, match=r"dataroot_lq: .*nowhere is not a folder"):
         open_source(str(tmp_path / "nowhere"), "dataroot_lq")

@@ -1,5 +1,6 @@
 """Runs that are told to stop, lose a rank or are started by a cluster: real processes, real signals."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,15 @@ import time
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, tiny_options
+from helpers import ENVIRONMENT, ROOT, same_bits, tiny_options
+from torch import distributed
 
+from basicsr_ext import load_options, train
+from basicsr_ext.engine import StoppedError, checkpoint
 from basicsr_ext.engine.checkpoint import Checkpointer
-from basicsr_ext.engine.distributed import first_slurm_node
+from basicsr_ext.engine.distributed import World, first_slurm_node
+from basicsr_ext.engine.signals import SignalListener
+from basicsr_ext.models.restoration_model import RestorationModel
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 FAILING_NETWORK = """
@@ -107,6 +113,118 @@ def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_iteration(tmp_path, op
     assert output.count("stopped by a signal after iteration") == 2, output
     checkpoint = Checkpointer(tmp_path / "run").newest()[0]
     assert len(checkpoint.state["random"]) == 2
+
+
+def scores_of(folder):
+    timing = ("iterations_per_second", "data_wait")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timing} for line in lines]
+
+
+def test_a_signal_between_validation_images_stops_the_run_and_a_resume_makes_up_for_it(tmp_path, monkeypatch):
+    whole, stopped = tiny_options(tmp_path / "whole"), tiny_options(tmp_path / "stopped")
+    for options in (whole, stopped):
+        options["val"]["val_freq"] = 3
+        options["logger"]["save_checkpoint_freq"] = 3
+    train(load_options(whole))
+
+    evaluated, healthy = [], RestorationModel.evaluate
+
+    def evaluate(*arguments, **keywords):
+        evaluated.append(1)
+        if len(evaluated) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return healthy(*arguments, **keywords)
+
+    monkeypatch.setattr(RestorationModel, "evaluate", evaluate)
+    with pytest.raises(StoppedError, match=r"after iteration 3 of 8, before its validation was complete"):
+        train(load_options(stopped))
+    assert len(evaluated) == 1
+    folder = tmp_path / "stopped"
+    assert Checkpointer(folder).newest()[0].iteration == 3
+    # As if the run had been killed between the end of the made up validation and its checkpoint.
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps({"iteration": 3, "kind": "val/photos", "psnr": 0.0}) + "\n")
+    train(load_options(stopped), auto_resume=True)
+    assert scores_of(folder) == scores_of(tmp_path / "whole")
+    for iteration in (3, 6, 8):
+        one, two = (Checkpointer(tmp_path / run).load(iteration) for run in ("whole", "stopped"))
+        assert same_bits(one.networks, two.networks)
+        for key in ("best", "baselines", "random", "validation_due"):
+            assert same_bits(one.state[key], two.state[key]), key
+
+
+def test_a_signal_during_the_last_writes_lets_them_finish(tmp_path, monkeypatch):
+    terminated = []
+    before = signal.signal(signal.SIGTERM, lambda *_: terminated.append(1))
+
+    def save(path, content, write=checkpoint._save):
+        if path.name == "net_g_latest.pth":
+            time.sleep(0.3)  # until the run waits for this
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return write(path, content)
+
+    monkeypatch.setattr(checkpoint, "_save", save)
+    try:
+        assert train(load_options(tiny_options(tmp_path / "run"))).iteration == 8
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not terminated
+    assert (tmp_path / "run/models/net_g_latest.pth").is_file()
+
+
+def test_a_rank_that_still_validates_hears_of_the_signal_to_another():
+    store = distributed.HashStore()
+    one, other = (SignalListener(World(rank, 2, store=store)) for rank in range(2))
+    assert not one.stop_wanted()
+    other._on_stop(signal.SIGTERM, None)
+    assert not one.stop_wanted()
+    assert other.stop_wanted()
+    assert one.stop_wanted()
+
+
+STOPPING_NETWORK = """
+import os, signal
+from pathlib import Path
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+@ARCH_REGISTRY.register()
+class StoppingNet(nn.Sequential):
+    def __init__(self, marker: str):
+        super().__init__(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.marker = Path(marker)
+
+    def forward(self, x):
+        validates = not self.training and x.shape[0] == 1 and x.shape[-1] > 48
+        if validates and os.environ.get("RANK") == "1" and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(x)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_breaks_off_the_validation_of_all(tmp_path, train_command, monkeypatch):
+    (tmp_path / "stopping_plugin.py").write_text(STOPPING_NETWORK)
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{tmp_path}:{ENVIRONMENT.get('PYTHONPATH', '')}")
+
+    def options(name, marker):
+        options = tiny_options(tmp_path / name)
+        options["plugins"] = ["stopping_plugin"]
+        options["network_g"] = {"type": "StoppingNet", "marker": str(marker)}
+        options["datasets"]["val_2"] = {**options["datasets"]["val"], "name": "again"}
+        options["val"]["val_freq"] = 4
+        return options
+
+    whole, stopped = options("whole", tmp_path), options("stopped", tmp_path / "marker")
+    assert train_command(whole, ranks=2).returncode == 0
+    done = train_command(stopped, ranks=2)
+    assert done.stderr.count("after iteration 4 of 8, before its validation was complete") == 2, done.stderr
+    resumed = train_command(stopped, "--auto_resume", ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert scores_of(tmp_path / "stopped") == scores_of(tmp_path / "whole")
 
 
 def failing(folder, tmp_path):

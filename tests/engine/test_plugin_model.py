@@ -20,6 +20,7 @@ PLUGIN = Path(__file__).parents[1] / "plugin"
 KILLER = """
 import os, signal, time
 from pathlib import Path
+from basicsr_ext.engine.experiment import run_folder
 from two_networks import TwoNetworkModel
 
 calls = 0
@@ -30,7 +31,7 @@ def losses(self, *arguments):
     calls += torch_grad()
     marker = Path(os.environ["MARKER"])
     if calls == 23 and os.environ.get("RANK", "0") == os.environ["VICTIM"] and not marker.exists():
-        while not list((Path(self.options.path.experiments_root) / "training_states").glob("*.json")):
+        while not list(run_folder(self.options).glob("training_states/*.json")):
             time.sleep(0.01)
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +53,7 @@ def plugin(monkeypatch):
 
 def rings(folder, **changes):
     options = {
-        "name": "rings",
+        "name": folder.name,
         "model_type": "TwoNetworkModel",
         "num_gpu": 0,
         "plugins": ["two_networks"],
@@ -81,7 +82,7 @@ def rings(folder, **changes):
         },
         "val": {"val_freq": 4, "metrics": {"agreement": {"type": "AgreementMetric"}}},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
-        "path": {"experiments_root": str(folder)},
+        "path": {"experiments_root": str(folder.parent)},
     }
     return {**options, **changes}
 

@@ -11,6 +11,7 @@ from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.experiment import starting_point
 from basicsr_ext.engine.precision import load_state
+from basicsr_ext.engine.resume import resume_problems
 from basicsr_ext.engine.trainer import Trainer
 
 
@@ -62,13 +63,50 @@ def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(opti
         train(load_options(options))
 
 
+def refusal(options):
+    with pytest.raises(OptionError) as refused:
+        train(load_options(options), auto_resume=True)
+    return str(refused.value)
+
+
+def test_a_run_that_should_end_before_its_checkpoint_is_refused(options, trained):
+    options["train"]["total_iter"] = 5
+    options["datasets"]["train"]["stages"].pop()
+    assert "train.total_iter: found 5, expected at least 8, the iteration of the checkpoint" in refusal(
+        options
+    )
+
+
+def test_another_kind_of_training_does_not_resume_a_run(options, trained):
+    options["model_type"] = "SRModel"  # another name of the same
+    assert not resume_problems(load_options(options), trained)
+    trained.state["options"] = trained.state["options"].replace('"RestorationModel"', '"ClassifierOfAPlugin"')
+    (problem,) = resume_problems(load_options(options), trained)
+    assert problem.key == "model_type"
+    assert "the checkpoint of iteration 4 is of, 'ClassifierOfAPlugin'" in problem.expected
+
+
+def test_another_network_does_not_resume_a_run(options, trained):
+    options["network_g"]["embed_dim"] = 16
+    line = refusal(options)
+    assert line.count("\n") == 0
+    assert "network_g: found a network that the weights do not fit (shape: body.patch" in line
+    assert "expected the network of the checkpoint of iteration 8" in line
+
+
+def test_a_root_that_is_the_folder_of_a_run_itself_is_refused(options, trained, tmp_path):
+    options["path"]["experiments_root"] = str(tmp_path / "run")
+    with pytest.raises(OptionError, match=r"experiments_root: .*set it to .* and name to run"):
+        train(load_options(options), auto_resume=True)
+
+
 def test_a_run_without_a_checkpoint_yet_begins_with_resume_state_once_more(options, trained, tmp_path):
     options["path"] = {
-        "experiments_root": str(tmp_path / "other"),
+        "experiments_root": str(tmp_path / "others"),
         "resume_state": str(tmp_path / "run/training_states/4.state"),
     }
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/metrics.jsonl").touch()
+    (tmp_path / "others/run").mkdir(parents=True)
+    (tmp_path / "others/run/metrics.jsonl").touch()
     with pytest.raises(OptionError, match="already holds a run"):
         train(load_options(options))
     assert starting_point(load_options(options), auto_resume=True)[0].iteration == 4

@@ -53,7 +53,7 @@ def test_a_run_leaves_weights_state_log_and_scores(tmp_path):
     summary = train(load_options(tiny_options(tmp_path)))
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {
-        "tiny.yml",
+        f"{tmp_path.name}.yml",
         "metrics.jsonl",
         "models/net_g_4.pth",
         "models/net_g_8.pth",
@@ -65,6 +65,24 @@ def test_a_run_leaves_weights_state_log_and_scores(tmp_path):
     assert summary.best["photos"]["psnr"]["value"] == metrics_of(tmp_path, "val/photos")[-1]["psnr"]
     assert [line["iteration"] for line in metrics_of(tmp_path)] == list(range(1, 9))
     assert [line["gt_size"] for line in metrics_of(tmp_path)] == [16] * 3 + [32] * 2 + [48] * 3
+
+
+@pytest.mark.parametrize("print_freq", [1, 100])
+@pytest.mark.parametrize("lost", ["", "metrics.jsonl"])
+def test_a_run_whose_folder_or_log_is_deleted_ends_with_an_error(tmp_path, monkeypatch, print_freq, lost):
+    options = tiny_options(tmp_path / "run")
+    options["logger"] |= {"print_freq": print_freq, "save_checkpoint_freq": 3}
+    step = Trainer.train_step
+
+    def train_step(self):
+        step(self)
+        if self.iteration == 2:
+            (tmp_path / "run" / lost).rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(FileNotFoundError, match=r"run/metrics.jsonl was deleted or moved"):
+        train(load_options(options))
+    assert not (tmp_path / "run/training_states").exists()
 
 
 def everything_random(folder):
