@@ -228,7 +228,7 @@ PARTS: dict[str, tuple[Callable[[Setting], Iterable[Row]], float]] = {
     "precision": (precision, 100),
     "speed": (speed, 300),
 }
-"""What each part runs, and after how many seconds it is stopped."""
+"""What each part runs, and after how many seconds of eight minutes it is stopped."""
 
 
 # --- what parts share ---------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ def run_parts(setting: Setting, arguments: argparse.Namespace) -> list[Result]:
     end, results = time.monotonic() + 60 * arguments.minutes - 10, []
     for name in arguments.parts or PARTS:
         out = setting.folder / f"{name}.json"
-        limit = min(PARTS[name][1], end - time.monotonic())
+        limit = min(PARTS[name][1] * arguments.minutes / 8, end - time.monotonic())
         command = [sys.executable, __file__, "--part", name, "--part_out", str(out)]
         command += ["--device", setting.device, "--folder", str(setting.folder)]
         command += ["--quick"] * setting.quick
