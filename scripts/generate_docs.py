@@ -32,11 +32,13 @@ INTRODUCTION = """# Option files
 Keys keep BasicSR's and Restormer's names and meaning; files written for either load as they are.
 Unknown keys are errors, wherever this framework can know them; arguments of networks, losses,
 optimizers, schedulers and metrics are checked against their constructors. `~` stands for a key's
-default.
+default, and removes a section that a run can do without.
 
 - Numbers are YAML 1.2: `2e-4` is a number. `yes`, `no`, `on` and `off` are text.
 - `--force_yml a:b:c=VALUE` sets any key; VALUE is YAML: `'datasets:train:stages=[{iters: 20,
   gt_size: 32, batch_size_per_gpu: 4}]'`.
+- Training data must be there. A validation or test set of which nothing is there is left out, with a
+  line that says where to get it, unless an override names its folder; `test.py` needs one at least.
 - A `type` is looked up among ours first, then in basicsr's registries, which modules named under
   `plugins` can fill.
 - Editors with a YAML language server complete and check keys by the first line of every file here:
