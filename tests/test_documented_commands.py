@@ -258,3 +258,19 @@ def test_python_examples_run(block, clone):
     # Some are plug-ins, which commands of ours import, and basicsr can be imported only after ours.
     done = run("python -c 'import basicsr_ext, example'", folder, environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_data_set_on_the_page_about_extending_reads_a_scene(clone):
+    folder, _, environment = clone
+    write_modules("docs/extending.md", folder)
+    for name, side in {"sharp": "HR", "blurred": "LR"}.items():
+        shutil.copytree(folder / "datasets/DF2K" / side, folder / "scenes/first" / name)
+    keys = "root: scenes, scene: first, filename_tmpl: '{}x4', num_worker_per_gpu: 0"
+    data = f"datasets:train={{type: ScenesOfPairs, {keys}, stages: [{STAGE}, {STAGE}]}}"
+    command = f'python train.py -opt options/quickstart.yml --force_yml "plugins=[my_extensions]" "{data}"'
+    done = run(command, folder, environment)
+    assert done.returncode == 0, done.stderr
+    (folder / "scenes/first/blurred").rename(folder / "scenes/first/other")
+    refused = run(command.replace("quickstart.yml", "quickstart.yml --check"), folder, environment)
+    assert "scenes/first/blurred is not a folder" in refused.stderr

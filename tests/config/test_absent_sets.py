@@ -66,10 +66,11 @@ def test_an_override_of_another_key_asks_for_no_folder(text, load):
     assert "val" in load(text, "datasets:val:name=five").absent("val")
 
 
-def test_a_set_that_is_there_in_part_is_a_mistake(text, load, tmp_path):
-    (tmp_path / "datasets/Manga109/HR").mkdir(parents=True)
-    (tmp_path / "datasets/Manga109/HR/1.png").touch()
-    with pytest.raises(OptionError, match=r"test_1\.dataroot_lq: found 'datasets/Manga109/LR'"):
+@pytest.mark.parametrize(("there", "key", "missing"), [("HR", "lq", "LR"), ("LR", "gt", "HR")])
+def test_a_set_that_is_there_in_part_is_a_mistake(text, load, tmp_path, there, key, missing):
+    (tmp_path / "datasets/Manga109" / there).mkdir(parents=True)
+    (tmp_path / "datasets/Manga109" / there / "1.png").touch()
+    with pytest.raises(OptionError, match=rf"test_1\.dataroot_{key}: found 'datasets/Manga109/{missing}'"):
         load(text)
 
 
