@@ -220,8 +220,8 @@ def find_checkpoint(state_path: Path) -> Checkpoint:
         raise CheckpointError(f"{state_path}: expected a file such as training_states/5000.state")
     if state_path.is_file() and not state_path.with_suffix(".json").exists():
         raise CheckpointError(
-            f"{state_path}, without the manifest {state_path.stem}.json (BasicSR's states cannot be continued; "
-            "its weights can be started from with path.pretrain_network_g)"
+            f"{state_path}, without the manifest {state_path.stem}.json (BasicSR's states cannot be "
+            "continued; its weights can be started from with path.pretrain_network_g)"
         )
     return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
 
