@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.exit import exit_process
+from basicsr_ext.exit import exit_process, speaks_for_all
 
 
 def main() -> int:
@@ -29,7 +29,8 @@ def main() -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1
     except OptionError as error:
-        print(error, file=sys.stderr)
+        if speaks_for_all(arguments.launcher):
+            print(error, file=sys.stderr)
         return 2
     return 0
 

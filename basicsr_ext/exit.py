@@ -8,6 +8,11 @@ import sys
 from typing import NoReturn
 
 
+def speaks_for_all(launcher: str) -> bool:
+    """Say whether this process is the one of several that reports what each finds before they join."""
+    return os.environ.get("SLURM_PROCID" if launcher == "slurm" else "RANK", "0") == "0"
+
+
 def exit_process(code: int) -> NoReturn:
     """End this process with an exit code; one of several ranks without taking the interpreter apart.
 

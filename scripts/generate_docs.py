@@ -32,11 +32,13 @@ INTRODUCTION = """# Option files
 Keys keep BasicSR's and Restormer's names and meaning; files written for either load as they are.
 Unknown keys are errors, wherever this framework can know them; arguments of networks, losses,
 optimizers, schedulers and metrics are checked against their constructors. `~` stands for a key's
-default.
+default, and removes a section that a run can do without.
 
 - Numbers are YAML 1.2: `2e-4` is a number. `yes`, `no`, `on` and `off` are text.
 - `--force_yml a:b:c=VALUE` sets any key; VALUE is YAML: `'datasets:train:stages=[{iters: 20,
   gt_size: 32, batch_size_per_gpu: 4}]'`.
+- Training data must be there. A validation or test set of which nothing is there is left out, with a
+  line that says where to get it, unless an override names its folder; `test.py` needs one at least.
 - A `type` is looked up among ours first, then in basicsr's registries, which modules named under
   `plugins` can fill.
 - Editors with a YAML language server complete and check keys by the first line of every file here:
@@ -44,6 +46,31 @@ default.
 
 This page is made by `python scripts/generate_docs.py`.
 """
+SCHEDULES = """
+## `train.scheduler`: learning-rate schedules
+
+Names and arguments are BasicSR's and Restormer's, and so is the rate at every iteration, warm-up
+included. Without a schedule the rate stays as it is.
+"""
+NAMES = """
+## What `type` can name
+
+Arguments are those of the constructor; an unknown one is answered with those there are. What basicsr
+has for video and faces can be built, but no kind of training uses it. `train.optim_g` names any class
+of `torch.optim`, or an importable `package.Class`.
+
+| `type` of | ours | basicsr's |
+|---|---|---|
+"""
+NAMED: list[tuple[str, registry.Registry]] = [
+    ("`model_type`", registry.MODELS),
+    ("`network_g`", registry.NETWORKS),
+    ("`datasets.*`", registry.DATASETS),
+    ("`datasets.*.degradation` ([page](degradations.md))", registry.DEGRADATIONS),
+    ("`train.losses.*`, `train.pixel_opt`, …", registry.LOSSES),
+    ("`train.scheduler`", registry.SCHEDULERS),
+    ("`val.metrics.*`", registry.METRICS),
+]
 SHARED: list[tuple[str, type[OptionMapping]]] = [
     ("Top level", schema.Options),
     ("`datasets.train`: keys of every training set", schema.LoaderKeys),
@@ -63,7 +90,8 @@ def build_page() -> str:
     common += "\n### Keys of every data set of image pairs\n\n"
     common += _table(ImageSection, schema.DatasetOptions.model_fields)
     common += "\nFor training, besides:\n\n" + _table(PatchKeys, schema.LoaderKeys.model_fields)
-    return INTRODUCTION + shared + "".join([*_model_kinds(), common, *_data_sets(), *_schedulers()])
+    parts = [*_model_kinds(), common, *_data_sets(), SCHEDULES, *_schedulers(), NAMES, *_names()]
+    return INTRODUCTION + shared + "".join(parts)
 
 
 def build_steps_page() -> str:
@@ -132,13 +160,24 @@ def _data_sets(left_out: Collection[str] = ()) -> Iterator[str]:
 
 def _schedulers(left_out: Collection[str] = ()) -> Iterator[str]:
     for section, names in _by_section(registry.SCHEDULERS.own(), left_out):
-        yield f"\n### `train.scheduler`: {_title(names)}\n\n{_first_line(section)}\n\n"
+        yield f"\n### {_title(names)}\n\n{_first_line(section)}\n\n"
         yield _table(section, ("type",))
 
 
 def _steps(left_out: Collection[str] = ()) -> Iterator[str]:
     for section, names in _by_section(registry.DEGRADATIONS.own(), left_out):
         yield f"\n### {_title(names)}\n\n{inspect.getdoc(section)}\n\n{_table(section, ('type',))}"
+
+
+def _names() -> Iterator[str]:
+    for place, named in NAMED:
+        ours = named.names()
+        others = [name for name in named.known_names() if name not in ours]
+        yield f"| {place} | {_listed(ours)} | {_listed(others)} |\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _title(names: Sequence[str]) -> str:

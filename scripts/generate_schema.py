@@ -78,7 +78,9 @@ class _Builder:
             "type": "object",
             "description": "'train' and any number of val, val_N, test, test_N sets.",
             "properties": {"train": self._by_type(TRAINING_SET)},
-            "patternProperties": {"^(val|test)(_.*)?$": self._by_type(EVALUATION_SET)},
+            "patternProperties": {
+                "^(val|test)(_.*)?$": {"anyOf": [self._by_type(EVALUATION_SET), {"type": "null"}]}
+            },
             "additionalProperties": False,
         }
 

@@ -24,6 +24,18 @@ class Facts:
         """Say whether the file gives ``key`` a value, right or wrong."""
         return self._raw(key) is not None
 
+    def removed(self, key: str) -> bool:
+        """Say whether the file gives ``key``, or the section that it stands in, the value ``~``."""
+        section, _, name = key.rpartition(".")
+        return name in self.removed_below(section) or (section != "" and self.removed(section))
+
+    def removed_below(self, section: str) -> list[str]:
+        """Return the names in a section (empty: the file itself) that the file gives the value ``~``."""
+        mapping = self._raw(section) if section else self.mapping
+        return (
+            [name for name, value in mapping.items() if value is None] if isinstance(mapping, Mapping) else []
+        )
+
     def valid(self, key: str) -> bool:
         """Say whether nothing is known to be wrong at ``key``, above it or below it."""
         return not any(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..plugins import PluginError, import_plugins
 from ..registry import MODELS
 from ..spelling import closest, nearest
+from .absent import absent_sets
 from .errors import OptionError, Problem, SourceMap
 from .facts import Facts
 from .overrides import apply_overrides
@@ -35,10 +37,12 @@ def load_options(
     Args:
         source: the file, or its content as a mapping (which is left unchanged).
         overrides: ``a:b:c=VALUE``, where VALUE is YAML, as ``--force_yml`` takes them; one or several.
-        phases: data sets whose folders have to exist: any of ``train``, ``val``, ``test``.
+        phases: data sets whose folders have to exist: any of ``train``, ``val``, ``test``. A validation or
+            test set of which nothing is there is left out, unless an override names its folder.
 
     Returns:
-        Options that know where each key was written (``options.source``).
+        Options that know where each key was written (``options.source``), and what was left out
+        (``options.absent``).
 
     Raises:
         OptionError: with one line for each thing wrong with the file.
@@ -50,18 +54,25 @@ def load_options(
         file = os.fspath(source)
         document = _from_file(file)
     apply_overrides(document, [overrides] if isinstance(overrides, str) else overrides or ())
-    options, problems, places = _check(document, phases)
-    source_map = SourceMap(file, places)
-    if options is None:
-        raise OptionError(_in_file_order(problems, source_map), source_map)
-    options._written = Written(source_map, document.value)
-    return options
+    checked = _check(document, phases)
+    source_map = SourceMap(file, checked.places)
+    if checked.options is None:
+        raise OptionError(_in_file_order(checked.problems, source_map), source_map)
+    checked.options._written = Written(source_map, document.value, checked.absent)
+    return checked.options
 
 
-def _check(
-    document: Document, phases: Collection[str]
-) -> tuple[Options | None, list[Problem], dict[str, str]]:
-    """Return the options, or None with every problem; and the places of keys as the problems name them."""
+@dataclass(frozen=True)
+class _Checked:
+    """Options, or None with every problem; places of keys as the problems name them; sets left out."""
+
+    options: Options | None
+    problems: list[Problem]
+    places: dict[str, str]
+    absent: dict[str, Problem] = field(default_factory=dict)
+
+
+def _check(document: Document, phases: Collection[str]) -> _Checked:
     mapping = document.value
     # What a plug-in brings may decide which keys there are; else it is imported once all else is right.
     if _model_kind(mapping) is None or unknown_types(mapping, _options_of(mapping)):
@@ -72,7 +83,7 @@ def _check(
         known = MODELS.names()
         fix = nearest(name, known) or f"known: {', '.join(known)}"
         document.problems.append(Problem("model_type", repr(name), "a registered model", fix))
-        return None, document.problems, document.places
+        return _Checked(None, document.problems, document.places)
     repaired = repair(mapping, root, document.places)
     options, mistyped, doubtful = validate(repaired.mapping, root)
     # One mistake, one line: an unreadable value is not also a wrong one, a misspelt key not also mistyped.
@@ -80,11 +91,19 @@ def _check(
     mistyped = [problem for problem in mistyped if problem.key not in known]
     problems = [*document.problems, *repaired.problems, *mistyped]
     facts = Facts(repaired.mapping, document.unusable | doubtful)
-    problems += check_relations(repaired.mapping, root, facts, phases)
+    absent = absent_sets(repaired.mapping, facts, repaired.places, phases)
+    problems += check_relations(repaired.mapping, root, facts, phases, absent)
     if not problems:
         _import_plugins(document)
         problems = document.problems
-    return (None if problems else options), list(dict.fromkeys(problems)), repaired.places
+    if absent and not problems:
+        options, _, _ = validate(_without_sets(repaired.mapping, absent), root)
+    return _Checked(None if problems else options, list(dict.fromkeys(problems)), repaired.places, absent)
+
+
+def _without_sets(mapping: dict[str, Any], absent: Collection[str]) -> dict[str, Any]:
+    kept = {name: option for name, option in mapping["datasets"].items() if name not in absent}
+    return {**mapping, "datasets": kept}
 
 
 def _model_kind(mapping: dict[str, Any]) -> str | None:

@@ -9,6 +9,9 @@ from .errors import Problem
 from .values import show
 from .yaml_text import Document, read_yaml
 
+OVERRIDE = "--force_yml "
+"""Begins the place of what an override has set."""
+
 _TRAIN = "datasets.train"
 _BATCH = {"batch_size_per_gpu", "batch_size_total"}
 _REPLACED = {
@@ -29,7 +32,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     for text in overrides:
         words, equals, value_text = text.partition("=")
         keys = [key.strip() for key in words.split(":")]
-        place = f"--force_yml {':'.join(keys)}"
+        place = f"{OVERRIDE}{':'.join(keys)}"
         if not equals or not all(keys):
             problem = Problem("", repr(text), "'key:key=value'", "e.g. train:total_iter=100", place=place)
             document.problems.append(problem)
@@ -39,7 +42,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
         document.unusable.update(read.unusable)
         if read.value is None and read.problems:
             document.unusable.add(".".join(keys))
-        elif _set(document, keys, read, place):
+        elif _set(document, keys, read, place) and read.value is not None:
             overridden.add(".".join(keys))
     _drop_replaced(document, overridden)
 

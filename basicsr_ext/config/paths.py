@@ -12,6 +12,7 @@ from typing import Annotated
 from ..spelling import closest
 from .errors import Problem
 from .facts import Facts
+from .published_sets import where_from
 
 LOG = logging.getLogger("basicsr_ext")
 
@@ -64,7 +65,9 @@ class ImageFolder(Existing):
         folder = os.path.expanduser(path)
         if folder.rstrip("/").endswith(".lmdb"):
             if not os.path.isfile(os.path.join(folder, "data.mdb")):
-                yield _missing(key, path, "a BasicSR LMDB (a folder with data.mdb, meta_info.txt)", _PREPARED)
+                yield _missing(
+                    key, path, "a BasicSR LMDB (a folder with data.mdb, meta_info.txt)", _provider(path)
+                )
         elif folder.rstrip("/").endswith(".store"):
             if not os.path.isfile(os.path.join(folder, "images.txt")):
                 store = "a complete store (a folder with meta.yml, images.txt)"
@@ -76,7 +79,7 @@ class ImageFolder(Existing):
         elif facts.get(f"{data}.io_backend.type") == "lmdb":
             yield Problem(key, repr(path), "a folder whose name ends in .lmdb, as io_backend.type is lmdb")
         elif not os.path.isdir(folder):
-            yield _missing(key, path, _layout(facts, data, name), _preparation(facts, data, name))
+            yield _missing(key, path, _layout(facts, data, name), _preparation(facts, data, name, path))
         elif not _holds_image(folder):
             found = f"{path!r} ({os.path.abspath(folder)}), which holds no image"
             yield Problem(key, found, f"a folder of images such as 0001.png ({' '.join(IMAGE_SUFFIXES)})")
@@ -145,11 +148,15 @@ def _layout(facts: Facts, data: str, name: str) -> str:
     return f"a folder of images such as {partner}.png for the ground truth's 0001.png"
 
 
-def _preparation(facts: Facts, data: str, name: str) -> str:
+def _preparation(facts: Facts, data: str, name: str, path: str) -> str:
     scale = facts.get(f"{data}.scale", facts.get("scale", 1))
     if name == "dataroot_lq" and facts.written(f"{data}.dataroot_gt") and scale is not None and scale > 1:
         return "'python scripts/make_lr.py' makes it from the ground truth; left out, LQ is made on the fly"
-    return _PREPARED
+    return _provider(path)
+
+
+def _provider(path: str) -> str:
+    return where_from(path) or _PREPARED
 
 
 def _missing(key: str, path: str, what: str, fix: str) -> Problem:

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from typing_extensions import override
 
 from ..registry import DATASETS, METRICS, NETWORKS, OPTIMIZERS, SCHEDULERS
 from .errors import Problem, SourceMap
 from .facts import Facts
 from .paths import ExistingFile, ResumeState
-from .sections import ByType, ConstructedBy, OptionMapping, Section
+from .sections import ByType, ConstructedBy, Named, OptionMapping, Section
 from .stages import StageOptions, check_stages
 from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
 from .yaml_text import to_text
@@ -165,6 +166,11 @@ class Datasets(OptionMapping):
     __pydantic_extra__: dict[str, EvaluationSet]  # pyright: ignore[reportIncompatibleVariableOverride]
     train: TrainingSet | None = None
 
+    @classmethod
+    @override
+    def knows(cls, key: str) -> bool:
+        return super().knows(key) or cls.evaluation_keys.match(key) is not None
+
     @property
     def loader(self) -> LoaderKeys | None:
         """The training set's keys for stages, batches and loader processes."""
@@ -250,7 +256,7 @@ class Val(Section):
     val_freq: PositiveInt | None = Field(default=None, description="Iterations between validations.")
     save_img: bool = Field(default=False, description="Save the pictures of every validation.")
     suffix: str | None = Field(default=None, description="Appended to saved images' names.")
-    metrics: dict[str, MetricSpec] = Field(
+    metrics: Annotated[dict[str, MetricSpec], Named()] = Field(
         default_factory=dict, description="Measures by the name they get in logs."
     )
     pbar: bool = Field(default=False, description="Accepted as in BasicSR's files.")
@@ -332,6 +338,7 @@ class Written:
 
     source: SourceMap = field(default_factory=SourceMap, compare=False)
     mapping: dict[str, Any] = field(default_factory=dict, compare=False)
+    absent: Mapping[str, Problem] = field(default_factory=dict, compare=False)
 
 
 class Options(Section):
@@ -370,14 +377,16 @@ class Options(Section):
         if facts.valid("datasets") and not (data or list(facts.keys("datasets"))):
             yield Problem("datasets", "no data set", "train, val, val_1, test or test_1 below it")
         sets = [data for data in facts.keys("datasets") if data.split(".")[1].split("_")[0] == "val"]
-        if facts.written("val.val_freq") and facts.valid("datasets") and not sets:
+        # What is removed with ~ is meant to be gone: nothing else need be removed besides.
+        removed = any(name.split("_")[0] == "val" for name in facts.removed_below("datasets"))
+        if facts.written("val.val_freq") and facts.valid("datasets") and not (sets or removed):
             yield Problem(
                 "val.val_freq",
                 f"{show(facts.get('val.val_freq'))} but no validation set",
                 "datasets.val beside it",
                 "add datasets.val or delete val_freq",
             )
-        if sets and train and not facts.written("val.val_freq"):
+        if sets and train and not (facts.written("val.val_freq") or facts.removed("val.val_freq")):
             yield Problem(
                 "val.val_freq",
                 f"nothing, though there is {sets[0]}",
@@ -389,9 +398,18 @@ class Options(Section):
         """Where each key was written, for messages."""
         return self._written.source
 
+    def absent(self, phase: Literal["val", "test"]) -> dict[str, Problem]:
+        """Return the sets of one phase that are not on this machine and were left out: what each lacks."""
+        absent = self._written.absent
+        return {key: problem for key, problem in absent.items() if key.split("_")[0] == phase}
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain data that load to equal options: the file's keys with all overrides in place."""
+        return self._written.mapping or self.model_dump(exclude_unset=True)
+
     def to_yaml(self) -> str:
-        """Return a YAML text that loads to equal options: the file's keys with all overrides in place."""
-        return to_text(self._written.mapping or self.model_dump(exclude_unset=True))
+        """Return :meth:`to_mapping` as YAML text."""
+        return to_text(self.to_mapping())
 
 
 def resolved_stages(options: Options) -> tuple[StageOptions, ...]:

@@ -18,7 +18,7 @@ from .values import show
 
 
 class OptionMapping(BaseModel):
-    """A mapping of the option file; ``~`` stands for a key's default."""
+    """A mapping of the option file; ``~`` says the same as leaving a key out."""
 
     # BasicSR's model_type is a key like any other; pydantic would reserve the prefix.
     model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
@@ -37,19 +37,46 @@ class OptionMapping(BaseModel):
         """
         yield from ()
 
+    @classmethod
+    def knows(cls, key: str) -> bool:
+        """Say whether ``key`` is one of this mapping's own; what a constructor decides about is not."""
+        return key in cls.model_fields
+
     @model_validator(mode="before")
     @classmethod
-    def _null_means_default(cls, data: Any) -> Any:
+    def _null_means_absent(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {key: value for key, value in data.items() if value is not None or key not in optional}
+        return {key: value for key, value in data.items() if value is not None or not cls.knows(key)}
 
 
 class Section(OptionMapping):
     """A mapping whose keys are all known here; others are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Annotation metadata of ``dict[str, Section]``: ``~`` under a name says the same as leaving it out."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._without_nulls, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        mapping = handler(schema)
+        return {
+            **mapping,
+            "additionalProperties": {"anyOf": [mapping["additionalProperties"], {"type": "null"}]},
+        }
+
+    @staticmethod
+    def _without_nulls(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: section for name, section in value.items() if section is not None}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..spelling import closest, nearest
@@ -74,7 +74,11 @@ def _walk(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, Any, An
 
 
 def check_relations(
-    mapping: dict[str, Any], root: type[Options], facts: Facts, phases: Collection[str]
+    mapping: dict[str, Any],
+    root: type[Options],
+    facts: Facts,
+    phases: Collection[str],
+    absent: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield what a key's type alone does not show: contradictions between keys, files that are not there.
 
@@ -83,6 +87,7 @@ def check_relations(
         root: the model kind's options.
         facts: of the same file.
         phases: data sets whose files have to exist: any of ``train``, ``val``, ``test``.
+        absent: keys below ``datasets`` of the sets whose files may be missing all the same.
     """
     for path, value, annotation in _walk(mapping, root, ""):
         model = model_for(annotation, value) if isinstance(value, dict) else None
@@ -90,7 +95,7 @@ def check_relations(
             yield from model.relations(facts, path)
         for item in metadata_of(annotation):
             if isinstance(item, Existing) and isinstance(value, str) and facts.valid(path):
-                yield from item.check(facts, path, value) if _in_phase(path, phases) else ()
+                yield from item.check(facts, path, value) if _is_needed(path, phases, absent) else ()
             if isinstance(item, ConstructedBy | ByType) and isinstance(value, dict):
                 found = _check_type(item, value, path, bool(mapping.get("plugins")))
                 yield from (problem for problem in found if facts.valid(problem.key))
@@ -141,9 +146,9 @@ def unknown_types(mapping: dict[str, Any], root: type[Options]) -> bool:
     return False
 
 
-def _in_phase(path: str, phases: Collection[str]) -> bool:
+def _is_needed(path: str, phases: Collection[str], absent: Collection[str]) -> bool:
     parts = path.split(".")
-    return parts[0] != "datasets" or parts[1].split("_")[0] in phases
+    return parts[0] != "datasets" or (parts[1].split("_")[0] in phases and parts[1] not in absent)
 
 
 def _join(path: str, key: Any) -> str:
@@ -177,7 +182,7 @@ def repair(mapping: dict[str, Any], root: type[Options], places: dict[str, str])
     return repaired
 
 
-def _homes(root: type[Options]) -> dict[str, type[BaseModel]]:
+def _homes(root: type[Options]) -> dict[str, type[OptionMapping]]:
     """Return the sections whose keys are looked for when one stands in the wrong place."""
     fields = {name: model_for(field.rebuild_annotation(), {}) for name, field in root.model_fields.items()}
     sections = {name: model for name, model in fields.items() if model not in (None, Datasets)}
@@ -185,7 +190,7 @@ def _homes(root: type[Options]) -> dict[str, type[BaseModel]]:
 
 
 def _repair(
-    value: Any, annotation: Any, path: str, repaired: Repaired, homes: dict[str, type[BaseModel]]
+    value: Any, annotation: Any, path: str, repaired: Repaired, homes: dict[str, type[OptionMapping]]
 ) -> Any:
     if isinstance(value, list):
         below = annotation_below(annotation, value, 0)
@@ -205,10 +210,10 @@ def _repair(
 
 def _repair_keys(
     value: dict[str, Any],
-    model: type[BaseModel],
+    model: type[OptionMapping],
     path: str,
     repaired: Repaired,
-    homes: dict[str, type[BaseModel]],
+    homes: dict[str, type[OptionMapping]],
 ) -> dict[str, Any]:
     fixed: dict[str, Any] = {}
     suggestions = {key: _suggest(key, value, model) for key in value if not _knows(model, key, value)}
@@ -225,22 +230,20 @@ def _repair_keys(
     return fixed
 
 
-def _knows(model: type[BaseModel], key: str, value: dict[str, Any]) -> bool:
-    if key in model.model_fields:
+def _knows(model: type[OptionMapping], key: str, value: dict[str, Any]) -> bool:
+    if model.knows(key):
         return True
-    if model is Datasets:
-        return bool(Datasets.evaluation_keys.match(key))
-    if model.model_config.get("extra") != "allow":
+    if model is Datasets or model.model_config.get("extra") != "allow":
         return False
     # Constructors decide about other keys, unless this one is plainly a mandatory key misspelt.
     return not any(closest(key, [name]) for name in _required(model) if name not in value)
 
 
-def _required(model: type[BaseModel]) -> list[str]:
+def _required(model: type[OptionMapping]) -> list[str]:
     return [name for name, field in model.model_fields.items() if field.is_required()]
 
 
-def _suggest(key: str, value: dict[str, Any], model: type[BaseModel]) -> str | None:
+def _suggest(key: str, value: dict[str, Any], model: type[OptionMapping]) -> str | None:
     if model is Datasets:
         return _suggest_set(key)
     missing = [name for name in _required(model) if name not in value]
@@ -261,9 +264,9 @@ def _unknown(
     key: str,
     suggestion: str | None,
     value: dict[str, Any],
-    model: type[BaseModel],
+    model: type[OptionMapping],
     path: str,
-    homes: dict[str, type[BaseModel]],
+    homes: dict[str, type[OptionMapping]],
 ) -> Problem:
     owner = path or "the option file"
     if path.startswith("datasets.") and "type" in value:

@@ -31,7 +31,7 @@ class Plan:
         options: by dotted key.
         start: what the run begins with, in words.
         images: of every data set by its option key, in order: names and sizes, or their number alone where
-            the set is not ours.
+            the set is not ours; none for a validation set that the rank has left out.
     """
 
     options: dict[str, str]
@@ -60,7 +60,10 @@ def require_agreement(options: Options, parts: Parts, checkpoint: Checkpoint | N
 def disagreements(plans: Sequence[Plan]) -> list[Problem]:
     """Return what differs between the plans of the ranks, which are given in their order."""
     problems = []
+    left_out = tuple(f"{key}." for plan in plans for key, images in plan.images.items() if not images)
     for key in dict.fromkeys(key for plan in plans for key in plan.options):
+        if key.startswith(left_out):
+            continue
         values = [plan.options.get(key, "nothing") for plan in plans]
         if len(set(values)) > 1:
             fix = "start all ranks with the same option file and --force_yml"
@@ -84,7 +87,8 @@ def _plan(options: Options, parts: Parts, checkpoint: Checkpoint | None) -> Plan
     for key, option in options.datasets.evaluation("val").items():
         sets[f"datasets.{key}"] = parts.eval_sets[option.name or key]
     start = "the beginning" if checkpoint is None else f"the checkpoint of iteration {checkpoint.iteration}"
-    return Plan(values, start, {key: _images(dataset) for key, dataset in sets.items()})
+    images = {key: _images(dataset) for key, dataset in sets.items()}
+    return Plan(values, start, {**images, **{f"datasets.{key}": [] for key in options.absent("val")}})
 
 
 def _images(dataset: Any) -> list[str]:

@@ -62,8 +62,8 @@ def build_parts(
     if training:
         stages = builder.stages(world_size)
         train_set = builder.train_set()
-    phase = "test" if not training and options.datasets.evaluation("test") else "val"
-    eval_sets = builder.eval_sets(phase)
+    in_tests = options.datasets.evaluation("test") or options.absent("test")
+    eval_sets = builder.eval_sets("test" if not training and in_tests else "val", required=not training)
     if builder.problems:
         raise OptionError(builder.problems, options.source)
     return Parts(networks, stages, train_set, eval_sets)
@@ -194,8 +194,18 @@ class _Builder:
             self.problems += problems
             return dataset
 
-    def eval_sets(self, phase: Literal["val", "test"]) -> dict[str, Any]:
+    def eval_sets(self, phase: Literal["val", "test"], *, required: bool) -> dict[str, Any]:
         sets: dict[str, Any] = {}
+        absent = self.options.absent(phase)
+        if required and not self.options.datasets.evaluation(phase):
+            self.problems += absent.values() or [Problem("datasets", "no test set", "test or val below it")]
+            return sets
+        for key, problem in absent.items():
+            LOG.warning("datasets.%s is left out: found %s; %s", key, problem.found, problem.fix)
+        if absent and not self.options.datasets.evaluation(phase):
+            LOG.warning(
+                "No set is left to validate on: no scores are taken, and no net_g_best.pth is written"
+            )
         for key, option in self.options.datasets.evaluation(phase).items():
             with self._report(f"datasets.{key}", "a readable data set"):
                 name = option.name or key

@@ -214,10 +214,15 @@ def find_checkpoint(state_path: Path) -> Checkpoint:
     """Read the checkpoint that ``…/training_states/<iter>.state`` belongs to.
 
     Raises:
-        CheckpointError: the path is not of that form, or the checkpoint is damaged.
+        CheckpointError: the path is not of that form, or the checkpoint is damaged or another program's.
     """
     if not (state_path.suffix == ".state" and state_path.stem.isdigit()):
         raise CheckpointError(f"{state_path}: expected a file such as training_states/5000.state")
+    if state_path.is_file() and not state_path.with_suffix(".json").exists():
+        raise CheckpointError(
+            f"{state_path}, without the manifest {state_path.stem}.json (BasicSR's states cannot be "
+            "continued; its weights can be started from with path.pretrain_network_g)"
+        )
     return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
 
 

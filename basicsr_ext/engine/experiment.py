@@ -58,13 +58,25 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
 
 
 def changed_options(saved: str, options: Options) -> list[str]:
-    """Return one line for each key that differs between a checkpoint's options and ``options``."""
-    before, now = dict(flatten(json.loads(saved))), dict(flatten(json.loads(options.model_dump_json())))
-    return [
-        f"{key}: {before.get(key)} -> {now.get(key)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    """Return one line for each key that differs between a checkpoint's options and ``options``.
+
+    A section that only one of them has, such as a validation set that was not there before, is one line.
+    """
+    return list(_differences(json.loads(saved), json.loads(options.model_dump_json())))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{above}{name}.")
+        elif old != new:
+            yield f"{above}{name}: {_given(old)} -> {_given(new)}"
+
+
+def _given(value: Any) -> Any:
+    """Return a section without its empty keys, anything else as it is."""
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

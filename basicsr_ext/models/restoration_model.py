@@ -17,7 +17,7 @@ from typing_extensions import override
 from ..archs import pixel_range
 from ..config import Options, Problem, Section, Spec, Train, Val
 from ..config.facts import Facts
-from ..config.sections import ConstructedBy
+from ..config.sections import ConstructedBy, Named
 from ..config.values import NonNegativeInt, PositiveFloat, PositiveInt, show
 from ..data.resize import upscale
 from ..data.sampling import Purpose, sample_rng
@@ -46,7 +46,7 @@ class MixingAugs(Section):
 class RestorationTrain(Train):
     """``train`` of supervised restoration."""
 
-    losses: dict[str, LossSpec] = Field(
+    losses: Annotated[dict[str, LossSpec], Named()] = Field(
         default_factory=dict,
         description="Losses between the restored image and the ground truth, by name; logged as l_<name>.",
     )
@@ -74,7 +74,7 @@ class RestorationTrain(Train):
             for name in ("pixel_opt", "perceptual_opt", "fft_opt", "edge_opt")
             if facts.written(f"{key}.{name}")
         ]
-        if not named and not facts.get(f"{key}.losses", {}) and facts.valid(f"{key}.losses"):
+        if not named and not list(facts.keys(f"{key}.losses")) and facts.valid(f"{key}.losses"):
             yield Problem(
                 key,
                 "no loss",

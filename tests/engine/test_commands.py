@@ -81,8 +81,11 @@ def test_test_py_without_weights_says_which_key_is_missing(options_file, tmp_pat
 
 
 def test_check_prints_parameters_stages_and_memory_and_trains_nothing(tmp_path, train_command):
-    done = train_command(tiny_options(tmp_path / "run"), "--check")
+    options = tiny_options(tmp_path / "run")
+    options["datasets"]["val"] = {"type": "PairedImageDataset", "dataroot_gt": "datasets/Set5/nowhere"}
+    done = train_command(options, "--check")
     assert done.returncode == 0, done.stderr
+    assert "datasets.val is left out" in done.stdout
     for expected in ("parameters", "batch in total", "samples", "share of run", "GiB", "(measured)"):
         assert expected in done.stdout
     assert not (tmp_path / "run").exists()

@@ -196,3 +196,13 @@ def test_a_state_goes_to_an_optimizer_of_another_implementation(fused):
     assert after.param_groups[0]["fused"] is fused
     after.step()
     assert {int(state["step"]) for state in after.state.values()} == {2}
+
+
+def test_a_training_state_of_basicsr_is_refused_with_what_can_be_taken_instead(tmp_path):
+    state = tmp_path / "theirs/training_states/5.state"
+    state.parent.mkdir(parents=True)
+    torch.save({"epoch": 0, "iter": 5, "optimizers": [], "schedulers": []}, state)
+    options = tiny_options(tmp_path / "ours")
+    options["path"]["resume_state"] = str(state)
+    with pytest.raises(OptionError, match=r"path\.resume_state: .*BasicSR.*path\.pretrain_network_g"):
+        train(load_options(options))

@@ -66,7 +66,7 @@ def step_cost(
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(
         target=_in_child,
-        args=(sender, options.model_dump(exclude_unset=True), small, batch, ratio),
+        args=(sender, options.to_mapping(), small, batch, ratio),
         daemon=True,
     )
     child.start()
