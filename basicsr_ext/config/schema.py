@@ -320,6 +320,16 @@ class Dist(Section):
         default=None, description="Default: nccl on GPUs, gloo on CPU."
     )
     port: PositiveInt | None = Field(default=None, description="Rendezvous port for --launcher slurm.")
+    timeout: PositiveFloat | None = Field(
+        default=None,
+        description="Minutes that a rank waits for another one while training and validating; "
+        "default: torch's, 30 with gloo and 10 with nccl.",
+    )
+    preparation_timeout: PositiveFloat | None = Field(
+        default=None,
+        description="Minutes that ranks wait for one another before the first iteration, such as for one "
+        "that still reads its images; default: no limit.",
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import logging
 import os
 import struct
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +111,7 @@ def pack(
         os.makedirs(folder, exist_ok=True)
         with _exclusive(folder):
             remove_leftovers(Path(folder))
-            _ensure_layout(folder, layout)
+            layout = _ensure_layout(folder, layout)
             if not again and Path(folder, LISTING).exists():
                 return Packed(len(names), 0)
             with _Shards(folder, layout) as shards:
@@ -173,12 +172,15 @@ def _exclusive(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _ensure_layout(folder: str, layout: Layout) -> None:
+def _ensure_layout(folder: str, layout: Layout) -> Layout:
+    """Return the layout of the store that is there, or that begins here."""
     found = read_layout(folder, "store")
     if found is None:
         write_layout(folder, layout)
-    elif found != layout:
+        return layout
+    if found != layout:
         raise PackingError(f"{folder} is a store with {found}, not {layout}; remove it to make it anew")
+    return found
 
 
 @dataclass(frozen=True)
@@ -315,15 +317,8 @@ def _encode(source: StoredSource, index: int, name: bytes, layout: Layout) -> _I
         for y in range(0, height, side)
         for x in range(0, width, side)
     ]
-    header = Header(height, width, channels, image.dtype.itemsize, version, _checksum(tiles))
-    return _Image(name, header, tiles)
-
-
-def _checksum(tiles: Iterable[Any]) -> int:
-    checksum = 0
-    for tile in tiles:
-        checksum = zlib.crc32(tile, checksum)
-    return checksum
+    header = Header(height, width, channels, image.dtype.itemsize, version, 0)
+    return _Image(name, header._replace(checksum=header.checksum_of(tiles, layout)), tiles)
 
 
 def _checked_header(shard: Any, name: bytes, layout: Layout) -> Header | None:
@@ -334,8 +329,11 @@ def _checked_header(shard: Any, name: bytes, layout: Layout) -> Header | None:
         with shard.begin(buffers=True) as transaction:
             header = Header.from_bytes(transaction.get(header_key(name), b""))
             down, across = layout.grid(header.height, header.width)
+            # A size that is not the image's may ask for any number of tiles.
+            if not header.is_plausible() or down * across > transaction.stat()["entries"]:
+                return None
             tiles = (transaction.get(tile_key(name, number), b"") for number in range(down * across))
-            return header if _checksum(tiles) == header.checksum else None
+            return header if header.checksum_of(tiles, layout) == header.checksum else None
     except (struct.error, lmdb.Error):
         return None
 

@@ -110,6 +110,7 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
         problems.append(Problem("path.pretrain_network_g", "nothing", expected))
     with start(options.num_gpu, launcher, options.dist_params) as world:
         parts = build_parts(options, world.size, training=False, other_problems=problems)
+        world.wait_for_all("building networks and data sets")
         kind = build_kind(options, parts.networks, world.device)
         validator = Validator(options.val, kind, parts.eval_sets, world, result_folder(options))
         results = validator.run(kind.networks, options.name)
@@ -178,6 +179,7 @@ def _build_everywhere(options: Options, world: World, problems: list[Problem]) -
         parts = build_parts(options, world.size, training=True, other_problems=problems)
     except OptionError as error:
         own = error.problems
+    world.wait_for_all("building networks and data sets")
     everyones = list(dict.fromkeys(problem for rank in world.gather(own) for problem in rank))
     if everyones or parts is None:
         raise OptionError(everyones, options.source)
