@@ -47,7 +47,7 @@ def load_options(
         file = "options"
         document = _from_mapping(source)
     else:
-        file = os.fspath(source)
+        file = os.path.expanduser(source)
         document = _from_file(file)
     apply_overrides(document, [overrides] if isinstance(overrides, str) else overrides or ())
     options, problems, places = _check(document, phases)
