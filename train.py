@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.exit import exit_process
+from basicsr_ext.exit import exit_process, print_once
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 
@@ -63,10 +62,7 @@ def main() -> int:
             print("Another rank has ended; its message says why.", file=sys.stderr)
             return EXIT_FAILED
     except OptionError as error:
-        # Every rank finds the same problems; one of them says so.
-        variable = "SLURM_PROCID" if arguments.launcher == "slurm" else "RANK"
-        if os.environ.get(variable, "0") == "0":
-            print(error, file=sys.stderr)
+        print_once(error, arguments.launcher)
         return EXIT_BAD_OPTIONS
     return 0
 

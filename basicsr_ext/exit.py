@@ -8,6 +8,13 @@ import sys
 from typing import NoReturn
 
 
+def print_once(text: object, launcher: str) -> None:
+    """Print to standard error, on the first rank alone, what all ranks have found, joined yet or not."""
+    variable = "SLURM_PROCID" if launcher == "slurm" else "RANK"
+    if os.environ.get(variable, "0") == "0":
+        print(text, file=sys.stderr)
+
+
 def exit_process(code: int) -> NoReturn:
     """End this process with an exit code; one of several ranks without taking the interpreter apart.
 

@@ -61,6 +61,19 @@ def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_evaluation_tells_the_problems_of_any_rank_once(tmp_path, options_file):
+    commands = []
+    for rank in range(2):
+        options = tiny_options(tmp_path / "run")
+        options["path"]["pretrain_network_g"] = str(tmp_path / f"{rank}.pth")
+        (tmp_path / f"{rank}.pth").write_bytes(b"damaged")
+        commands.append(["test.py", "-opt", str(options_file(options, f"{rank}.yml"))])
+    codes, (told, silent) = start_processes(commands)
+    assert codes == [2, 2], told + silent
+    assert told.count("0.pth: not a checkpoint") == told.count("1.pth: not a checkpoint") == 1
+    assert not silent
+
+
 def test_a_checkpoint_that_one_rank_alone_sees_ends_the_run_in_words(tmp_path, options_file):
     options = tiny_options(tmp_path / "run")
     train(load_options(options))
