@@ -231,6 +231,11 @@ class Train(Section):
     nan_policy: Literal["stop", "skip"] = Field(
         default="stop", description="What a non-finite loss or gradient does."
     )
+    rehearsal_limit: PositiveFloat = Field(
+        default=300.0,
+        description="Seconds for trying a sample of every stage before the run, and for an iteration that "
+        "--check tries; what was not tried by then is said.",
+    )
 
     @classmethod
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
