@@ -50,6 +50,8 @@ R = TypeVar("R")
 _FIRST_MAP_SIZE = 2**24
 _BATCH_BYTES, _BATCH_SECONDS = 2**26, 1.0
 _IMAGES_A_THREAD = 2
+_ASKED_EVERY, _TOLD_EVERY = 0.5, 60.0
+"""Seconds, while another process packs the store."""
 
 
 class PackingError(ValueError):
@@ -162,14 +164,25 @@ def _exclusive(folder: str) -> Iterator[None]:
     """Hold the lock of a store against all other processes; the system lifts it when its holder dies."""
     descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            LOG.info("Waiting for another process to pack %s", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        started, told = time.monotonic(), -_TOLD_EVERY
+        while not _lock(descriptor):
+            waited = time.monotonic() - started
+            if waited - told >= _TOLD_EVERY:
+                told = waited
+                LOG.info("Waiting for another process to pack %s (%.0f min)", folder, waited / 60)
+            time.sleep(_ASKED_EVERY)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock of a store unless another process has it; say whether it is ours."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _ensure_layout(folder: str, layout: Layout) -> Layout:

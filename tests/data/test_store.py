@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -398,6 +400,21 @@ def test_packing_removes_what_a_killed_one_left_half_written(folder):
     leftover.write_text("half")
     packed(folder)
     assert not leftover.exists()
+
+
+def test_who_waits_for_another_process_that_packs_says_so_again_and_again(folder, caplog, monkeypatch):
+    monkeypatch.setattr(packing, "_ASKED_EVERY", 0.01)
+    monkeypatch.setattr(packing, "_TOLD_EVERY", 0.0)
+    monkeypatch.setattr(packing.LOG, "propagate", True)  # to caplog
+    Path(f"{folder}.store").mkdir()
+    other = ThreadPoolExecutor(1)
+    with caplog.at_level("INFO", packing.LOG.name):
+        with packing._exclusive(f"{folder}.store"):
+            waiting = other.submit(pack, open_source(str(folder), "folder"), f"{folder}.store", Layout())
+            while len(caplog.messages) < 3 and not waiting.done():
+                time.sleep(0.01)
+        assert waiting.result(60).written == 5
+    assert set(caplog.messages) == {f"Waiting for another process to pack {folder}.store (0 min)"}
 
 
 def test_a_complete_store_may_be_left_as_it_is(folder, texture):
