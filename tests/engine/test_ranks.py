@@ -91,7 +91,7 @@ from basicsr_ext.config.schema import Dist
 from basicsr_ext.engine import distributed
 
 distributed._TOLD_EVERY = 0.2
-dist = Dist(timeout=0.02, **eval(sys.argv[1]))
+dist = Dist(timeout=0.05, **eval(sys.argv[1]))
 with distributed.start(0, "none", dist) as world:
     if world.rank == 1:
         exec(sys.argv[2])
@@ -110,8 +110,9 @@ def waiting(options: str, meanwhile: str) -> list[str]:
     return start_processes([["-c", WAITING, options, meanwhile]] * 2)[1]
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_a_late_one_longer_than_an_exchange_may_take_and_say_so():
-    first, second = waiting("{}", "time.sleep(3)")
+    first, second = waiting("{}", "time.sleep(5)")
     *told, gathered = first.splitlines()
     assert told[0] == "Waiting for rank 1, which is still reading (0:00:00)"
     assert gathered == second.strip() == "[0, 1]"
