@@ -7,18 +7,21 @@ import sys
 from pathlib import Path
 
 from basicsr_ext.config import OptionError, load_options
+from basicsr_ext.files import user_path
 
 
 def main() -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(description="Restore an image, or every image of a folder.")
-    parser.add_argument("-i", "--input", required=True, type=Path, metavar="PATH", help="image or folder")
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="PATH", help="folder for the results"
+        "-i", "--input", required=True, type=user_path, metavar="PATH", help="image or folder"
     )
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint (.pth)")
     parser.add_argument(
-        "--opt", type=Path, metavar="FILE", help="option file; default: the one of the weights' run"
+        "-o", "--output", required=True, type=user_path, metavar="PATH", help="folder for the results"
+    )
+    parser.add_argument("--weights", required=True, type=user_path, metavar="FILE", help="checkpoint (.pth)")
+    parser.add_argument(
+        "--opt", type=user_path, metavar="FILE", help="option file; default: the one of the weights' run"
     )
     parser.add_argument("--tile", type=int, metavar="N", help="run in tiles of N pixels, for little memory")
     arguments = parser.parse_args()

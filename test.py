@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.exit import exit_process, speaks_for_all
+from basicsr_ext.exit import exit_process, print_once
 
 
 def main() -> int:
@@ -28,9 +28,13 @@ def main() -> int:
         except engine.RUN_ERRORS as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1
+        except RuntimeError as error:
+            if not engine.is_peer_failure(error):
+                raise
+            print("Another rank has ended; its message says why.", file=sys.stderr)
+            return 1
     except OptionError as error:
-        if speaks_for_all(arguments.launcher):
-            print(error, file=sys.stderr)
+        print_once(error, arguments.launcher)
         return 2
     return 0
 

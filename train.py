@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from basicsr_ext.config import OptionError, load_options
-from basicsr_ext.exit import exit_process, speaks_for_all
+from basicsr_ext.exit import exit_process, print_once
 
 EXIT_FAILED, EXIT_BAD_OPTIONS = 1, 2
 
@@ -62,8 +62,7 @@ def main() -> int:
             print("Another rank has ended; its message says why.", file=sys.stderr)
             return EXIT_FAILED
     except OptionError as error:
-        if speaks_for_all(arguments.launcher):
-            print(error, file=sys.stderr)
+        print_once(error, arguments.launcher)
         return EXIT_BAD_OPTIONS
     return 0
 

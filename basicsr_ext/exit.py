@@ -8,9 +8,11 @@ import sys
 from typing import NoReturn
 
 
-def speaks_for_all(launcher: str) -> bool:
-    """Say whether this process is the one of several that reports what each finds before they join."""
-    return os.environ.get("SLURM_PROCID" if launcher == "slurm" else "RANK", "0") == "0"
+def print_once(text: object, launcher: str) -> None:
+    """Print to standard error, on the first rank alone, what all ranks have found, joined yet or not."""
+    variable = "SLURM_PROCID" if launcher == "slurm" else "RANK"
+    if os.environ.get(variable, "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def exit_process(code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Writing files that appear whole or not at all."""
+"""Paths as users write them, and writing files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import secrets
 from pathlib import Path
 
 _TEMPORARY_SUFFIX = ".tmp"
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that a user has written, in which ``~`` is the home folder."""
+    return Path(os.path.expanduser(text))
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:

@@ -26,7 +26,7 @@ from basicsr_ext.config import OptionError, load_options, resolved_stages
 from basicsr_ext.config.schema import for_training
 from basicsr_ext.data.inspection import Finding, InspectedSet, OtherSet, inspect_all, open_set
 from basicsr_ext.data.paired_dataset import PairedImages
-from basicsr_ext.files import write_atomically
+from basicsr_ext.files import user_path, write_atomically
 
 Opened = tuple[InspectedSet | OtherSet, list[Finding]]
 
@@ -111,10 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-opt", "--opt", type=Path, metavar="FILE", help="look through all its data sets")
+    parser.add_argument(
+        "-opt", "--opt", type=user_path, metavar="FILE", help="look through all its data sets"
+    )
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="set options")
-    parser.add_argument("--gt", type=Path, help="folder or .lmdb of ground truth, instead of -opt")
-    parser.add_argument("--lq", type=Path, help="folder or .lmdb of its low-quality images")
+    parser.add_argument("--gt", type=user_path, help="folder or .lmdb of ground truth, instead of -opt")
+    parser.add_argument("--lq", type=user_path, help="folder or .lmdb of its low-quality images")
     parser.add_argument("--scale", type=int, default=1, help="ground truth over low quality; default: 1")
     parser.add_argument(
         "--filename_tmpl", type=_template, default="{}", help="low-quality name, e.g. '{}x4'; default: '{}'"
@@ -125,7 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, default=cpu_count() or 1, help="processes; default: all cores")
     parser.add_argument(
-        "--report", type=Path, default=Path("dataset_report"), help="without suffix; default: dataset_report"
+        "--report",
+        type=user_path,
+        default=Path("dataset_report"),
+        help="without suffix; default: dataset_report",
     )
     return parser
 

@@ -28,6 +28,7 @@ from _command import add_workers, open_images, parser, positive, run, run_jobs
 from basicsr_ext.data.images import ImageError, image_size, read_image, write_image
 from basicsr_ext.data.resize import cut_to_multiple
 from basicsr_ext.data.sources import first_few
+from basicsr_ext.files import user_path
 
 Job = tuple[Path, Path]
 
@@ -124,8 +125,8 @@ def _base_name(name: str, template: str) -> str:
 
 def _parser() -> ArgumentParser:
     command = parser(__doc__)
-    command.add_argument("folder", type=Path, help="images, at any depth")
-    command.add_argument("--output", type=Path, help="default: <folder>_sub beside the folder")
+    command.add_argument("folder", type=user_path, help="images, at any depth")
+    command.add_argument("--output", type=user_path, help="default: <folder>_sub beside the folder")
     command.add_argument(
         "--size", type=positive, default=480, help="of ground truth, in pixels; default: 480"
     )

@@ -48,7 +48,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from basicsr_ext.files import write_atomically
+from basicsr_ext.files import user_path, write_atomically
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 5
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     command = parser(__doc__)
     command.add_argument("names", nargs="+", choices=[*ARCHIVES, *GROUPS], help="what to download")
     command.add_argument(
-        "--root", type=Path, default=ROOT / "datasets", help="default: datasets/ of this clone"
+        "--root", type=user_path, default=ROOT / "datasets", help="default: datasets/ of this clone"
     )
     command.add_argument("--mirror", metavar="URL", help="folder to take archives from, by their file names")
     command.add_argument("--keep_archives", action="store_true", help="do not delete archives once unpacked")

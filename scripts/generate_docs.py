@@ -21,6 +21,7 @@ from basicsr_ext.config.sections import OptionMapping
 from basicsr_ext.config.structure import model_for
 from basicsr_ext.config.values import describe
 from basicsr_ext.data.sections import ImageSection, PatchKeys
+from basicsr_ext.files import user_path
 from basicsr_ext.plugins import PluginError, import_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--plugins", nargs="+", default=[], metavar="MODULE", help="document what these bring"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="page to write with --plugins")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="page to write with --plugins")
     parsed = parser.parse_args(arguments)
     if bool(parsed.plugins) != bool(parsed.out):
         parser.error("--plugins and --out belong together")

@@ -18,6 +18,7 @@ from basicsr_ext import registry
 from basicsr_ext.config.schema import EVALUATION_SET, TRAINING_SET, Datasets, Options
 from basicsr_ext.config.sections import ByType, OptionMapping
 from basicsr_ext.config.signature import argument_types
+from basicsr_ext.files import user_path
 from basicsr_ext.plugins import PluginError, import_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
     parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="with what these bring")
     parser.add_argument(
-        "--out", type=Path, default=SCHEMA_FILE, metavar="FILE", help=f"default: {SCHEMA_FILE}"
+        "--out", type=user_path, default=SCHEMA_FILE, metavar="FILE", help=f"default: {SCHEMA_FILE}"
     )
     parsed = parser.parse_args(arguments)
     try:

@@ -23,6 +23,7 @@ from _command import add_workers, open_images, parser, positive, run, run_jobs
 
 from basicsr_ext.data.images import ImageError, read_image, write_image
 from basicsr_ext.data.resize import downscale
+from basicsr_ext.files import user_path
 
 Job = tuple[Path, Path, int]
 
@@ -30,11 +31,11 @@ Job = tuple[Path, Path, int]
 def main(arguments: Sequence[str] | None = None) -> list[str]:
     """Run the command; return what went wrong."""
     command = parser(__doc__)
-    command.add_argument("folder", type=Path, help="ground-truth images, at any depth")
+    command.add_argument("folder", type=user_path, help="ground-truth images, at any depth")
     command.add_argument("--scales", type=_scale, nargs="+", default=[2, 3, 4], help="default: 2 3 4")
     command.add_argument("--float", action="store_true", help="round once, at the end, unlike MATLAB")
     command.add_argument(
-        "--output", type=Path, help="default: LR_bicubic or LR_bicubic_float beside the folder"
+        "--output", type=user_path, help="default: LR_bicubic or LR_bicubic_float beside the folder"
     )
     command.add_argument("--overwrite", action="store_true", help="make images anew that exist already")
     add_workers(command)

@@ -16,13 +16,14 @@ from pathlib import Path
 from _command import add_workers, open_images, parser, positive, require_listable, run, run_jobs, write_lines
 
 from basicsr_ext.data.images import ImageError, image_size
+from basicsr_ext.files import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> list[str]:
     """Run the command; return what went wrong."""
     command = parser(__doc__)
-    command.add_argument("folder", type=Path, help="images, at any depth")
-    command.add_argument("--output", type=Path, help="default: <folder>_meta_info.txt beside the folder")
+    command.add_argument("folder", type=user_path, help="images, at any depth")
+    command.add_argument("--output", type=user_path, help="default: <folder>_meta_info.txt beside the folder")
     command.add_argument(
         "--min_size", type=positive, default=1, help="leave out images with a side shorter than this"
     )

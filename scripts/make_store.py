@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from os import cpu_count
+from os.path import expanduser
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from basicsr_ext.data.opening import match, open_source
 from basicsr_ext.data.packing import pack, progress_bar, verify
 from basicsr_ext.data.sources import StoredSource, first_few
 from basicsr_ext.data.store import TILE, Layout, StoreSource, open_store
+from basicsr_ext.files import user_path
 
 _PATCH, _CROPS = 192, 200
 
@@ -110,10 +112,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", help="images, at any depth; or an LMDB; or a store to verify")
-    parser.add_argument("--lq", help="the low-quality side of pairs: a folder or an LMDB")
+    parser.add_argument(
+        "folder", type=expanduser, help="images, at any depth; or an LMDB; or a store to verify"
+    )
+    parser.add_argument("--lq", type=expanduser, help="the low-quality side of pairs: a folder or an LMDB")
     parser.add_argument("--filename_tmpl", default="{}", help="LQ file name for a GT base name, e.g. '{}x4'")
-    parser.add_argument("--output", type=Path, help="where stores are put; default: beside the folders")
+    parser.add_argument("--output", type=user_path, help="where stores are put; default: beside the folders")
     parser.add_argument("--shards", type=_positive, default=1, help="LMDB files a store; default: 1")
     parser.add_argument("--tiles", type=_positive, default=TILE, help=f"side of the tiles; default: {TILE}")
     parser.add_argument(

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from basicsr_ext.config import load_options, resolved_stages
 from basicsr_ext.config.schema import Options
+from basicsr_ext.files import user_path
 
 SIDE = 192
 """Of the crops on the sheet, in its pixels."""
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     """Run the command; return what went wrong."""
     command = parser(__doc__)
     command.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
-    command.add_argument("--output", type=Path, default=Path("sheet.png"), help="default: sheet.png")
+    command.add_argument("--output", type=user_path, default=Path("sheet.png"), help="default: sheet.png")
     command.add_argument("--samples", type=positive, default=8, help="of a stage; default: 8")
     command.add_argument("--columns", type=positive, default=2, help="samples side by side; default: 2")
     command.add_argument(

@@ -19,17 +19,19 @@ from pathlib import Path
 import numpy as np
 from _command import open_images, parser, require_listable, run, write_lines
 
+from basicsr_ext.files import user_path
+
 
 def main(arguments: Sequence[str] | None = None) -> list[str]:
     """Run the command; return what went wrong."""
     command = parser(__doc__)
-    command.add_argument("folder", type=Path, help="images, at any depth")
+    command.add_argument("folder", type=user_path, help="images, at any depth")
     command.add_argument("--val", type=_amount, default=0, help="images, or share of them; default: none")
     command.add_argument("--test", type=_amount, default=0, help="likewise")
     command.add_argument("--seed", type=_seed, default=0, help="default: 0")
     command.add_argument("--group", default=r"_s\d+$", help=r"ignored part of names; default: '_s\d+$'")
     command.add_argument(
-        "--output", type=Path, help="folder of the lists; default: beside the images' folder"
+        "--output", type=user_path, help="folder of the lists; default: beside the images' folder"
     )
     options = command.parse_args(arguments)
 

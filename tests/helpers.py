@@ -95,20 +95,25 @@ def same_bits(a: Any, b: Any) -> bool:
 
 def start_ranks(options_files: Sequence[Path], *arguments: str) -> tuple[list[int], list[str]]:
     """Train with one rank a file, as on nodes that have a file each; return exit codes and outputs."""
+    return start_processes([["train.py", "-opt", str(file), *arguments] for file in options_files])
+
+
+def start_processes(commands: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
+    """Run Python with each rank's arguments, as ranks of one run; return exit codes and outputs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(len(options_files)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "train.py", "-opt", str(file), *arguments],
+            [sys.executable, *command],
             cwd=ROOT,
             env={**ENVIRONMENT, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank, file in enumerate(options_files)
+        for rank, command in enumerate(commands)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     return [process.returncode for process in processes], outputs

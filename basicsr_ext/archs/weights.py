@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import user_path
+
 Source = str | PathLike[str] | Mapping[str, Any]
 
 # Where weights hide in a checkpoint, best first: averaged ones are those to use.
@@ -154,7 +156,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
         WeightsFileError: the file is empty, truncated, not a checkpoint, or a pickle that would run code.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path)
+    path = user_path(path)
     with path.open("rb") as file:
         head = file.read(2)
     if not head:

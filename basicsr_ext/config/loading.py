@@ -51,7 +51,7 @@ def load_options(
         file = "options"
         document = _from_mapping(source)
     else:
-        file = os.fspath(source)
+        file = os.path.expanduser(source)
         document = _from_file(file)
     apply_overrides(document, [overrides] if isinstance(overrides, str) else overrides or ())
     checked = _check(document, phases)

@@ -241,6 +241,11 @@ class Train(Section):
     nan_policy: Literal["stop", "skip"] = Field(
         default="stop", description="What a non-finite loss or gradient does."
     )
+    rehearsal_limit: PositiveFloat = Field(
+        default=300.0,
+        description="Seconds for trying a sample of every stage before the run, and for an iteration that "
+        "--check tries; what was not tried by then is said.",
+    )
 
     @classmethod
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
@@ -330,6 +335,16 @@ class Dist(Section):
         default=None, description="Default: nccl on GPUs, gloo on CPU."
     )
     port: PositiveInt | None = Field(default=None, description="Rendezvous port for --launcher slurm.")
+    timeout: PositiveFloat | None = Field(
+        default=None,
+        description="Minutes that a rank waits for another one while training and validating; "
+        "default: torch's, 30 with gloo and 10 with nccl.",
+    )
+    preparation_timeout: PositiveFloat | None = Field(
+        default=None,
+        description="Minutes that ranks wait for one another before the first iteration, such as for one "
+        "that still reads its images; default: no limit.",
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Generators that a data set keeps for itself are beyond reach.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -21,6 +22,9 @@ def foreign_options(keys: Mapping[str, Any], scale: int, phase: str) -> dict[str
     """Return the ``opt`` mapping of a BasicSR data set, with the keys that BasicSR itself adds."""
     opt = deepcopy(dict(keys))
     opt.update(phase=phase, scale=scale)
+    for key, value in opt.items():
+        if key.startswith(("dataroot_", "meta_info")) and isinstance(value, str):
+            opt[key] = os.path.expanduser(value)
     opt.setdefault("io_backend", {"type": "disk"})
     return opt
 

@@ -7,7 +7,6 @@ import logging
 import os
 import struct
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +50,8 @@ R = TypeVar("R")
 _FIRST_MAP_SIZE = 2**24
 _BATCH_BYTES, _BATCH_SECONDS = 2**26, 1.0
 _IMAGES_A_THREAD = 2
+_ASKED_EVERY, _TOLD_EVERY = 0.5, 60.0
+"""Seconds, while another process packs the store."""
 
 
 class PackingError(ValueError):
@@ -112,7 +113,7 @@ def pack(
         os.makedirs(folder, exist_ok=True)
         with _exclusive(folder):
             remove_leftovers(Path(folder))
-            _ensure_layout(folder, layout)
+            layout = _ensure_layout(folder, layout)
             if not again and Path(folder, LISTING).exists():
                 return Packed(len(names), 0)
             with _Shards(folder, layout) as shards:
@@ -163,22 +164,36 @@ def _exclusive(folder: str) -> Iterator[None]:
     """Hold the lock of a store against all other processes; the system lifts it when its holder dies."""
     descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            LOG.info("Waiting for another process to pack %s", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        started, told = time.monotonic(), -_TOLD_EVERY
+        while not _lock(descriptor):
+            waited = time.monotonic() - started
+            if waited - told >= _TOLD_EVERY:
+                told = waited
+                LOG.info("Waiting for another process to pack %s (%.0f min)", folder, waited / 60)
+            time.sleep(_ASKED_EVERY)
         yield
     finally:
         os.close(descriptor)
 
 
-def _ensure_layout(folder: str, layout: Layout) -> None:
+def _lock(descriptor: int) -> bool:
+    """Take the lock of a store unless another process has it; say whether it is ours."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _ensure_layout(folder: str, layout: Layout) -> Layout:
+    """Return the layout of the store that is there, or that begins here."""
     found = read_layout(folder, "store")
     if found is None:
         write_layout(folder, layout)
-    elif found != layout:
+        return layout
+    if found != layout:
         raise PackingError(f"{folder} is a store with {found}, not {layout}; remove it to make it anew")
+    return found
 
 
 @dataclass(frozen=True)
@@ -315,15 +330,8 @@ def _encode(source: StoredSource, index: int, name: bytes, layout: Layout) -> _I
         for y in range(0, height, side)
         for x in range(0, width, side)
     ]
-    header = Header(height, width, channels, image.dtype.itemsize, version, _checksum(tiles))
-    return _Image(name, header, tiles)
-
-
-def _checksum(tiles: Iterable[Any]) -> int:
-    checksum = 0
-    for tile in tiles:
-        checksum = zlib.crc32(tile, checksum)
-    return checksum
+    header = Header(height, width, channels, image.dtype.itemsize, version, 0)
+    return _Image(name, header._replace(checksum=header.checksum_of(tiles, layout)), tiles)
 
 
 def _checked_header(shard: Any, name: bytes, layout: Layout) -> Header | None:
@@ -334,8 +342,11 @@ def _checked_header(shard: Any, name: bytes, layout: Layout) -> Header | None:
         with shard.begin(buffers=True) as transaction:
             header = Header.from_bytes(transaction.get(header_key(name), b""))
             down, across = layout.grid(header.height, header.width)
+            # A size that is not the image's may ask for any number of tiles.
+            if not header.is_plausible() or down * across > transaction.stat()["entries"]:
+                return None
             tiles = (transaction.get(tile_key(name, number), b"") for number in range(down * across))
-            return header if _checksum(tiles) == header.checksum else None
+            return header if header.checksum_of(tiles, layout) == header.checksum else None
     except (struct.error, lmdb.Error):
         return None
 

@@ -25,8 +25,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,7 +41,8 @@ from .databases import environment
 from .images import ImageError
 from .sources import StoredSource, file_version, require_inside
 
-FORMAT = 1
+FORMAT = 2
+"""Of new stores; those of format 1, whose checksums leave sizes out, are read and continued as they are."""
 # 143 * 143 values fill five memory pages, LMDB's own 16 bytes included, with next to nothing to spare,
 # whatever the number of bytes a pixel has.
 TILE = 143
@@ -51,6 +52,7 @@ Compression = Literal["none", "png", "webp"]
 _HEADER = struct.Struct("<IIBBQI")
 _KINDS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
 _MAX_KEY = 511
+_MAX_SIDE = 2**31
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Layout:
         tile: side of the tiles, in pixels.
         compression: of the tiles, always without loss; ``"webp"`` is smaller than ``"png"`` and slow to
             write, and falls back to it for 16-bit and grey images.
+        format: version of the format.
     """
 
     shards: int = 1
     tile: int = TILE
     compression: Compression = "none"
+    format: int = field(default=FORMAT, compare=False)
 
     def __str__(self) -> str:
         return f"{self.shards} shards, tiles of {self.tile} pixels, compression {self.compression}"
@@ -89,7 +93,7 @@ class Header(NamedTuple):
         channels: 3, or 1 for grey.
         depth: bytes a value, 1 or 2.
         version: tells whether the image was made from a file as it is now.
-        checksum: CRC-32 of all tiles.
+        checksum: CRC-32 of the size, channels and depth as they are stored, and of all tiles.
     """
 
     height: int
@@ -102,6 +106,18 @@ class Header(NamedTuple):
     def to_bytes(self) -> bytes:
         """Return the header as it is stored."""
         return _HEADER.pack(*self)
+
+    def checksum_of(self, tiles: Iterable[Any], layout: Layout) -> int:
+        """Return what the checksum is with these tiles."""
+        checksum = 0 if layout.format == 1 else zlib.crc32(_HEADER.pack(*self[:4], 0, 0))
+        for tile in tiles:
+            checksum = zlib.crc32(tile, checksum)
+        return checksum
+
+    def is_plausible(self) -> bool:
+        """Say whether an image can be like this; how large it is, its tiles have to show."""
+        sides = 0 < self.height < _MAX_SIDE and 0 < self.width < _MAX_SIDE
+        return sides and self.channels in (1, 3) and self.depth in _KINDS
 
     @classmethod
     def from_bytes(cls, data: Any) -> Header:
@@ -297,20 +313,20 @@ def read_layout(folder: str, key: str) -> Layout | None:
     path = Path(folder, META)
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
-        number = said.pop("format")
+        number = said["format"]
         layout = Layout(**said)
     except FileNotFoundError:
         return None
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {path} cannot be understood ({error})") from error
-    if number != FORMAT:
-        raise ValueError(f"{key}: {folder} is a store of format {number}; this version reads {FORMAT}")
+    if number not in (1, FORMAT):
+        raise ValueError(f"{key}: {folder} is a store of format {number}; this version reads 1 to {FORMAT}")
     return layout
 
 
 def write_layout(folder: str, layout: Layout) -> None:
     """Write ``meta.yml``."""
-    text = yaml.safe_dump({"format": FORMAT, **asdict(layout)}, sort_keys=False)
+    text = yaml.safe_dump(asdict(layout), sort_keys=False)
     text = "# Images in tiles, in LMDB files; images.txt lists them.\n" + text
     write_atomically(Path(folder, META), text.encode())
 
@@ -334,6 +350,8 @@ def read_listing(folder: str, key: str) -> tuple[list[bytes], list[Header]]:
             name, shape, kind, checksum = line.rsplit(" ", 3)
             height, width, channels = map(int, shape.strip("()").split(","))
             header = Header(height, width, channels, np.dtype(kind).itemsize, 0, int(checksum, 16))
+            if not header.is_plausible():
+                raise ValueError
         except (ValueError, TypeError) as error:
             raise ValueError(f"{key}: {path}:{number}: found {line!r}, expected an image") from error
         names.append(name.encode())

@@ -52,6 +52,7 @@ def require_agreement(options: Options, parts: Parts, checkpoint: Checkpoint | N
     if world.size == 1:
         return
     plan = _plan(options, parts, checkpoint)
+    world.wait_for_all("looking at its images")
     # Lists of images may be long: they travel only where something differs.
     if len(set(world.gather(plan.digest()))) > 1:
         raise OptionError(disagreements(world.gather(plan)), options.source)

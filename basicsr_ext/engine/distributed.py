@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -24,6 +27,8 @@ from ..config.schema import Dist
 Launcher = Literal["none", "pytorch", "slurm"]
 _DEFAULT_PORT = 29500
 _CPU = torch.device("cpu")
+_TOLD_EVERY = 60.0
+_NO_LIMIT = timedelta(days=365)
 
 
 class LaunchError(RuntimeError):
@@ -32,12 +37,23 @@ class LaunchError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among all processes of the run."""
+    """This process among all processes of the run.
+
+    Attributes:
+        rank: of this process.
+        size: number of processes.
+        device: of this process.
+        store: what all processes can read and write.
+        patient: the processes as a group whose exchanges take as long as they take.
+        limit: seconds that :meth:`wait_for_all` waits; ``None``: for ever.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = _CPU
     store: distributed.Store | None = None
+    patient: distributed.ProcessGroup | None = None
+    limit: float | None = None
 
     @property
     def is_main(self) -> bool:
@@ -66,6 +82,46 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
+    def wait_for_all(self, doing: str) -> None:
+        """Wait until every rank has got here, however long it takes, and say every minute which have not.
+
+        To be called before an exchange of values for which ranks may be ready at very different times.
+
+        Args:
+            doing: what they do until they get here, for messages; another one at each call.
+
+        Raises:
+            LaunchError: ``dist_params.preparation_timeout`` has passed.
+            RuntimeError: a rank is gone.
+        """
+        if self.store is None or self.patient is None:
+            return
+        self.raise_flag(f"{doing}/{self.rank}")
+        # Unlike the store, gloo notices when a process is gone.
+        meeting: Any = distributed.all_reduce(torch.zeros(1), group=self.patient, async_op=True)
+        started = time.monotonic()
+        pause, told = 0.001, 0.0
+        while not meeting.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+            waited = time.monotonic() - started
+            if self.limit is not None and waited > self.limit:
+                late = _list(self._missing(doing))
+                raise LaunchError(
+                    f"rank {late} was still {doing} after {self.limit / 60:g} minutes, the "
+                    "dist_params.preparation_timeout"
+                )
+            if waited - told > _TOLD_EVERY:
+                told, late = waited, self._missing(doing)
+                # The first of those that wait says so: the log is that of rank 0, which may be the late one.
+                if self.rank == next((rank for rank in range(self.size) if rank not in late), 0):
+                    words = f"Waiting for rank {_list(late)}, which is still {doing}"
+                    print(f"{words} ({timedelta(seconds=round(waited))})", file=sys.stderr, flush=True)
+        meeting.wait()
+
+    def _missing(self, doing: str) -> list[int]:
+        return [rank for rank in range(self.size) if not self.flag_is_raised(f"{doing}/{rank}")]
+
     def raise_flag(self, name: str) -> None:
         """Let all ranks know something, for the rest of the run, without waiting for them."""
         if self.store is not None:
@@ -86,6 +142,10 @@ class World:
             find_unused_parameters=find_unused_parameters,
             gradient_as_bucket_view=True,
         )
+
+
+def _list(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))
 
 
 def device_problems(num_gpu: int | str, launcher: Launcher) -> list[Problem]:
@@ -137,9 +197,17 @@ def start(num_gpu: int | str, launcher: Launcher, dist: Dist) -> Iterator[World]
     store, rank, size = next(distributed.rendezvous("env://"))
     # torchrun may hand a restarted run the store of the failed attempt, with addresses nobody answers at.
     attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
+    distributed.init_process_group(
+        backend,
+        store=attempt,
+        rank=rank,
+        world_size=size,
+        timeout=None if dist.timeout is None else timedelta(minutes=dist.timeout),
+    )
+    patient: Any = distributed.new_group(backend="gloo", timeout=_NO_LIMIT)
+    limit = None if dist.preparation_timeout is None else 60 * dist.preparation_timeout
     try:
-        yield World(rank, size, device, attempt)
+        yield World(rank, size, device, attempt, patient, limit)
     finally:
         distributed.destroy_process_group()
 

@@ -67,7 +67,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
             problems += resume_problems(options, checkpoint)
         for warning in warnings:
             LOG.warning("Fell back to an older checkpoint: %s", warning)
-        parts = _build_everywhere(options, world, problems)
+        parts = _build_everywhere(options, world, problems, training=True)
         require_agreement(options, parts, checkpoint, world)
         trainer = Trainer(options, parts, world, checkpoint)
         if world.is_main:
@@ -109,7 +109,7 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
         expected = "the weights to evaluate, such as experiments/NAME/models/net_g_latest.pth"
         problems.append(Problem("path.pretrain_network_g", "nothing", expected))
     with start(options.num_gpu, launcher, options.dist_params) as world:
-        parts = build_parts(options, world.size, training=False, other_problems=problems)
+        parts = _build_everywhere(options, world, problems, training=False)
         kind = build_kind(options, parts.networks, world.device)
         validator = Validator(options.val, kind, parts.eval_sets, world, result_folder(options))
         results = validator.run(kind.networks, options.name)
@@ -171,13 +171,14 @@ def _folder_to_itself(options: Options, world: World) -> Iterator[None]:
         yield
 
 
-def _build_everywhere(options: Options, world: World, problems: list[Problem]) -> Parts:
+def _build_everywhere(options: Options, world: World, problems: list[Problem], *, training: bool) -> Parts:
     """Build the parts on every rank; a problem on any rank is everyone's."""
     parts, own = None, problems
     try:
-        parts = build_parts(options, world.size, training=True, other_problems=problems)
+        parts = build_parts(options, world.size, training=training, other_problems=problems)
     except OptionError as error:
         own = error.problems
+    world.wait_for_all("building networks and data sets")
     everyones = list(dict.fromkeys(problem for rank in world.gather(own) for problem in rank))
     if everyones or parts is None:
         raise OptionError(everyones, options.source)

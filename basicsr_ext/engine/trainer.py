@@ -97,6 +97,7 @@ class Trainer:
         self.kind = self.step.kind
         rehearse(options, self.kind, parts.train_set, self.stages, train.channels_last)
         batch = stage_batch(self.kind, parts.train_set, self.stages[0], copies=0)
+        world.wait_for_all("trying one sample of each stage")
         self.step.order_buckets(to_device(batch, world.device, train.channels_last))
         self._images = source_sizes(parts.train_set)
         self.validator = Validator(

@@ -85,7 +85,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_stands(tmp_path, base, monke
     paths = (*values, "resume_state=~/5.state")
     file = tmp_path / "o.yml"
     file.write_text(base)
-    path = load_options(file, [f"path:{assignment}" for assignment in paths]).path
+    path = load_options("~/o.yml", [f"path:{assignment}" for assignment in paths]).path
     assert (path.experiments_root, path.results_root) == (f"{tmp_path}/runs", f"{tmp_path}/out")
     assert (path.pretrain_network_g, path.resume_state) == (f"{tmp_path}/net.pth", f"{tmp_path}/5.state")
 

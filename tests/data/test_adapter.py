@@ -44,6 +44,14 @@ def test_basicsrs_data_set_depends_on_seed_and_number_alone(pairs):
     assert not torch.equal(expected[0], expected[1])
 
 
+def test_a_tilde_is_the_home_folder_in_paths_of_basicsrs_data_sets(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    option = {"dataroot_gt": "~/gt", "meta_info_file": "~/list.txt", "name": "~"}
+    opt = foreign_options(option, 4, "train")
+    assert (opt["dataroot_gt"], opt["meta_info_file"]) == ("/home/me/gt", "/home/me/list.txt")
+    assert opt["name"] == "~"
+
+
 def test_the_patch_size_follows_the_request(pairs):
     dataset = basicsrs_own(pairs)
     for k, size in enumerate((16, 32, 24)):

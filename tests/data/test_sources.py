@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
+from basicsr_ext.config import paths
 from basicsr_ext.data.images import ImageError, grey, write_image
 from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.sources import GreySource
@@ -61,12 +62,13 @@ def test_linked_folders_are_searched(folder, tmp_path):
     assert len(open_source(str(tmp_path / "set"), "dataroot_gt")) == 4
 
 
-def test_each_folder_is_read_once_however_many_links_lead_to_it(folder, tmp_path, caplog):
+def test_each_folder_is_read_once_however_many_links_lead_to_it(folder, caplog, monkeypatch):
+    monkeypatch.setattr(paths.LOG, "propagate", True)  # to caplog
     expected = open_source(str(folder), "dataroot_gt").names
     (folder / "deep/er/loop").symlink_to(folder)
     (folder / "again").symlink_to(folder / "deep")
     (folder / "self").symlink_to("self")
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", paths.LOG.name):
         assert open_source(str(folder), "dataroot_gt").names == expected
     assert sorted(caplog.messages) == [
         f"{folder}/{link} is left out: it leads to a folder that has been read already"

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+import yaml
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from hypothesis import given
 from hypothesis import strategies as st
 from sections import GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.data import build_eval_dataset, build_train_dataset
-from basicsr_ext.data.databases import close_environments
+from basicsr_ext.data import build_eval_dataset, build_train_dataset, packing
+from basicsr_ext.data.databases import close_environments, environment
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import ImageError, write_image
 from basicsr_ext.data.loader import build_train_loader
@@ -25,7 +28,7 @@ from basicsr_ext.data.packing import PackingError, pack, verify
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 from basicsr_ext.data.sources import FileSource, LazyImage
-from basicsr_ext.data.store import Layout, decode_tile, encode_tile, tile_key
+from basicsr_ext.data.store import Header, Layout, decode_tile, encode_tile, header_key, shard_path, tile_key
 
 LAYOUTS = [Layout(), Layout(3, 16), Layout(2, 20, "png"), Layout(1, 32, "webp")]
 
@@ -271,6 +274,12 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path):
         ("meta.yml", "format: 1\nsides: 3\n", r"meta\.yml cannot be understood"),
         ("meta.yml", "format: 99\n", "is a store of format 99; this version reads 1"),
         ("images.txt", "# 1 image\na (4,x,3) uint8 00\n", r"images\.txt:2: found 'a \(4,x,3\) uint8 00'"),
+        (
+            "images.txt",
+            f"# 1 image\na (4,{2**40},3) uint8 00\n",
+            r"images\.txt:2: found .* expected an image",
+        ),
+        ("images.txt", "# 1 image\na (4,5,3) float64 00\n", r"images\.txt:2: found .* expected an image"),
         ("images.txt", "# 1 image\na (40,60,3) uint8 00\n", "holds 16 values, images.txt tells of 2"),
         ("00.mdb", "not a database" * 1000, r"00\.mdb is missing or damaged"),
     ],
@@ -303,6 +312,51 @@ def test_verification_finds_a_single_wrong_byte_and_packing_repairs_it(folder, t
     assert (done.kept, done.written) == (4, 1)
     assert verify(store.folder) == []
     np.testing.assert_array_equal(open_source(store.folder, "x").read(0), texture(40, 60))
+
+
+def pretend(store, height: int, width: int) -> None:
+    """Give the image ``a`` of a store another size, in its header and in the listing."""
+    close_environments()
+    shard = lmdb.open(shard_path(store.folder, 0), subdir=False, lock=False)
+    with shard, shard.begin(write=True) as transaction:
+        header = Header.from_bytes(transaction.get(header_key(b"a")))
+        false = header._replace(height=height, width=width)
+        transaction.put(header_key(b"a"), false.to_bytes())
+    listing = Path(store.folder, "images.txt")
+    listing.write_text(listing.read_text().replace("(40,60,3)", f"({height},{width},3)"))
+
+
+def test_a_size_that_is_not_the_pixels_is_damage_too(folder):
+    store = packed(folder)
+    pretend(store, 60, 40)
+    assert verify(store.folder) == ["a"]
+    pack(open_source(str(folder), "folder"), store.folder, Layout())
+    assert open_source(store.folder, "x").size(0) == (40, 60)
+
+
+def test_a_size_that_no_file_could_hold_is_damage_at_once(folder, monkeypatch):
+    store = packed(folder)
+    pretend(store, 2**31 - 1, 2**31 - 1)
+    looked_for = []
+    monkeypatch.setattr(packing, "tile_key", lambda *key: looked_for.append(key) or tile_key(*key))
+    layout = store.layout
+    assert packing._checked_header(environment(shard_path(store.folder, 0)), b"a", layout) is None
+    assert not looked_for
+    with pytest.raises(ValueError, match=r"is damaged: it holds 16 values, images.txt tells of 22552"):
+        open_source(store.folder, "x")
+
+
+def test_a_store_of_format_1_is_read_verified_and_continued_as_it_is(folder, texture):
+    store = packed(folder, Layout(format=1))
+    assert yaml.safe_load(Path(store.folder, "meta.yml").read_text())["format"] == 1
+    pretend(store, 60, 40)
+    assert verify(store.folder) == []  # the size is not part of its checksums
+    pretend(store, 40, 60)
+    write_image(folder / "new.png", texture(20, 20))
+    done = pack(open_source(str(folder), "folder"), store.folder, Layout())
+    assert (done.kept, done.written) == (5, 1)
+    assert open_source(store.folder, "x").layout.format == 1
+    assert verify(store.folder) == []
 
 
 def test_a_damaged_compressed_tile_is_named(folder):
@@ -346,6 +400,21 @@ def test_packing_removes_what_a_killed_one_left_half_written(folder):
     leftover.write_text("half")
     packed(folder)
     assert not leftover.exists()
+
+
+def test_who_waits_for_another_process_that_packs_says_so_again_and_again(folder, caplog, monkeypatch):
+    monkeypatch.setattr(packing, "_ASKED_EVERY", 0.01)
+    monkeypatch.setattr(packing, "_TOLD_EVERY", 0.0)
+    monkeypatch.setattr(packing.LOG, "propagate", True)  # to caplog
+    Path(f"{folder}.store").mkdir()
+    other = ThreadPoolExecutor(1)
+    with caplog.at_level("INFO", packing.LOG.name):
+        with packing._exclusive(f"{folder}.store"):
+            waiting = other.submit(pack, open_source(str(folder), "folder"), f"{folder}.store", Layout())
+            while len(caplog.messages) < 3 and not waiting.done():
+                time.sleep(0.01)
+        assert waiting.result(60).written == 5
+    assert set(caplog.messages) == {f"Waiting for another process to pack {folder}.store (0 min)"}
 
 
 def test_a_complete_store_may_be_left_as_it_is(folder, texture):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import start_ranks, tiny_options
+from helpers import start_processes, start_ranks, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.data.images import write_image
@@ -61,6 +61,19 @@ def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_evaluation_tells_the_problems_of_any_rank_once(tmp_path, options_file):
+    commands = []
+    for rank in range(2):
+        options = tiny_options(tmp_path / "run")
+        options["path"]["pretrain_network_g"] = str(tmp_path / f"{rank}.pth")
+        (tmp_path / f"{rank}.pth").write_bytes(b"damaged")
+        commands.append(["test.py", "-opt", str(options_file(options, f"{rank}.yml"))])
+    codes, (told, silent) = start_processes(commands)
+    assert codes == [2, 2], told + silent
+    assert told.count("0.pth: not a checkpoint") == told.count("1.pth: not a checkpoint") == 1
+    assert not silent
+
+
 def test_a_checkpoint_that_one_rank_alone_sees_ends_the_run_in_words(tmp_path, options_file):
     options = tiny_options(tmp_path / "run")
     train(load_options(options))
@@ -70,3 +83,49 @@ def test_a_checkpoint_that_one_rank_alone_sees_ends_the_run_in_words(tmp_path, o
     )
     assert codes == [2, 2], told + silent
     assert "found the checkpoint of iteration 8 on rank 0; the beginning on rank 1" in told
+
+
+WAITING = """
+import sys, time
+from basicsr_ext.config.schema import Dist
+from basicsr_ext.engine import distributed
+
+distributed._TOLD_EVERY = 0.2
+dist = Dist(timeout=0.05, **eval(sys.argv[1]))
+with distributed.start(0, "none", dist) as world:
+    if world.rank == 1:
+        exec(sys.argv[2])
+    try:
+        world.wait_for_all("reading")
+        print(world.gather(world.rank))
+    except RuntimeError as error:
+        assert isinstance(error, distributed.LaunchError) or distributed.is_peer_failure(error), error
+        print(f"{type(error).__name__}: {error}", flush=True)
+        import os; os._exit(1)
+"""
+
+
+def waiting(options: str, meanwhile: str) -> list[str]:
+    """Return what two ranks print that wait for each other, the second of which has something to do."""
+    return start_processes([["-c", WAITING, options, meanwhile]] * 2)[1]
+
+
+@pytest.mark.slow
+def test_ranks_wait_for_a_late_one_longer_than_an_exchange_may_take_and_say_so():
+    first, second = waiting("{}", "time.sleep(5)")
+    *told, gathered = first.splitlines()
+    assert told[0] == "Waiting for rank 1, which is still reading (0:00:00)"
+    assert gathered == second.strip() == "[0, 1]"
+
+
+@pytest.mark.slow
+def test_the_wait_for_a_late_rank_can_be_limited():
+    first, _ = waiting("{'preparation_timeout': 0.01}", "time.sleep(3)")
+    last = first.splitlines()[-1]
+    assert last.startswith("LaunchError: rank 1 was still reading after 0.01 minutes, the dist_params.")
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_rank_that_is_gone():
+    first, _ = waiting("{}", "import os; os._exit(3)")
+    assert "RuntimeError" in first.splitlines()[-1]

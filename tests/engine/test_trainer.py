@@ -67,8 +67,7 @@ def test_a_run_leaves_weights_state_log_and_scores(tmp_path):
     assert [line["gt_size"] for line in metrics_of(tmp_path)] == [16] * 3 + [32] * 2 + [48] * 3
 
 
-@pytest.mark.parametrize("print_freq", [1, 100])
-@pytest.mark.parametrize("lost", ["", "metrics.jsonl"])
+@pytest.mark.parametrize(("print_freq", "lost"), [(1, ""), (100, "metrics.jsonl")])
 def test_a_run_whose_folder_or_log_is_deleted_ends_with_an_error(tmp_path, monkeypatch, print_freq, lost):
     options = tiny_options(tmp_path / "run")
     options["logger"] |= {"print_freq": print_freq, "save_checkpoint_freq": 3}

@@ -31,6 +31,17 @@ def infer(weights, source, target, *arguments):
     )
 
 
+def test_a_tilde_is_the_home_folder_in_arguments(tmp_path, weights):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 13, 3), np.uint8))
+    (tmp_path / "run").symlink_to(weights.parent.parent)
+    arguments = ("-i", "~/a.png", "-o", "~/out", "--weights", "~/run/models/net_g_latest.pth")
+    options = ("--opt", "~/run/tiny.yml")
+    environment = {"HOME": str(tmp_path)}
+    done = run_command(sys.executable, "infer.py", *arguments, *options, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/a.png").is_file()
+
+
 def test_every_image_of_a_folder_is_restored_under_its_name(tmp_path, weights):
     (tmp_path / "in/deep").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "in/a.png"), np.zeros((20, 13, 3), np.uint8))

@@ -28,6 +28,14 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_command(sys.executable, SCRIPT, *map(str, arguments), cwd=Path("/"))
 
 
+def test_a_tilde_is_the_home_folder_in_arguments(folder):
+    arguments = ("~/GT", "--lq", "~/LQ", "--filename_tmpl", "{}x2", "--output", "~/stores")
+    home = {"HOME": str(folder)}
+    done = run_command(sys.executable, SCRIPT, *arguments, cwd=Path("/"), environment=home)
+    assert done.returncode == 0, done.stderr
+    assert {store.name for store in (folder / "stores").iterdir()} == {"GT.store", "LQ.store"}
+
+
 def test_a_folder_is_packed_beside_itself_with_a_report(folder):
     result = run(folder / "GT")
     assert result.returncode == 0, result.stderr

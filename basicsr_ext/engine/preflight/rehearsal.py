@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...data.sampling import SampleRequest, Stage
 from ...models import ModelKind
 from ..compiling import not_compiled
 from ..failures import StepError, explained
+from ..logger import LOG
 
 
 def stage_batch(kind: ModelKind[Any], train_set: Any, stage: Stage, copies: int = 1) -> Any:
@@ -40,6 +42,9 @@ def rehearse(
 ) -> None:
     """Compute the losses of one sample a stage in every phase, without gradients.
 
+    The largest patches come first. A line in the log names the stages for which ``train.rehearsal_limit``
+    has left no time.
+
     Args:
         options: of the run, for messages.
         kind: ready to train; nothing of it is changed.
@@ -51,11 +56,17 @@ def rehearse(
         OptionError: with every stage that fails.
         StepError: there is no memory for a single sample.
     """
-    problems = []
+    assert options.train is not None, "only training is rehearsed"
+    limit, started = options.train.rehearsal_limit, time.monotonic()
+    problems: dict[int, Problem] = {}
+    untried: list[int] = []
     training = {name: network.training for name, network in kind.networks.items()}
     for network in kind.networks.values():
         network.eval()
-    for number, stage in enumerate(stages):
+    for number, stage in sorted(enumerate(stages), key=lambda numbered: -numbered[1].gt_size):
+        if time.monotonic() - started > limit:
+            untried.append(number + 1)
+            continue
         batch = to_device(stage_batch(kind, train_set, stage), kind.device, channels_last)
         earlier: dict[str, Any] = {}
         try:
@@ -68,12 +79,15 @@ def rehearse(
             found = f"{stage.gt_size}, with which a step fails ({type(error).__name__}: {words})"
             expected = "a patch that the networks take, and the losses"
             fix = kind.patch_advice(stage.gt_size)
-            problems.append(Problem(f"datasets.train.stages.{number}.gt_size", found, expected, fix))
+            problems[number] = Problem(f"datasets.train.stages.{number}.gt_size", found, expected, fix)
             continue
         if not all(losses):
-            problems.append(Problem("train", "a phase without any loss", "a loss", "name one under train"))
+            problems[number] = Problem("train", "a phase without any loss", "a loss", "name one under train")
             break
     for name, network in kind.networks.items():
         network.train(training[name])
+    if untried:
+        which = ", ".join(map(str, sorted(untried)))
+        LOG.warning("Stage %s was not tried: %g seconds have passed, the train.rehearsal_limit", which, limit)
     if problems:
-        raise OptionError(problems, options.source)
+        raise OptionError([problems[number] for number in sorted(problems)], options.source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from .rehearsal import stage_batch
 from .trial import StepCost, step_cost
 
 _PIPE_WIDTH = 160
+_ALIKE = 1.15
+"""Slowest over fastest try, below which one number tells the time."""
 
 
 def print_check(
@@ -53,14 +55,12 @@ def print_check(
     except StepError as error:
         console.print(f"One iteration of the largest stage ({where}) fails: {error}", markup=False)
         return False
-    if cost is None:
-        console.print(
-            f"One iteration of the largest stage ({where}) could not be run: too little memory or too slow."
-        )
+    if isinstance(cost, str):
+        console.print(f"One iteration of the largest stage ({where}) could not be tried: {cost}.")
         return device.type != "cuda"
     console.print(f"One iteration of the largest stage ({where}): {_describe(cost)}")
-    seconds = _run_seconds(cost, largest, parts.stages)
-    console.print(f"Whole run on this machine: about {duration(seconds)}")
+    iterations = _run_iterations(largest, parts.stages)
+    console.print(f"Whole run on this machine: about {_range(cost, duration, iterations)}")
     return True
 
 
@@ -108,9 +108,17 @@ def _console() -> Console:
 
 def _describe(cost: StepCost) -> str:
     basis = "measured" if cost.measured else "estimated from fewer samples"
-    return f"{cost.memory / 2**30:.2f} GiB, {cost.seconds:.2f} s ({basis})"
+    return f"{cost.memory / 2**30:.2f} GiB, {_range(cost, '{:.2f} s'.format)} ({basis})"
 
 
-def _run_seconds(cost: StepCost, measured: Stage, stages: Sequence[Stage]) -> float:
-    per_pixel = cost.seconds / (measured.batch_size * measured.gt_size**2)
-    return sum(stage.iters * stage.batch_size * stage.gt_size**2 * per_pixel for stage in stages)
+def _range(cost: StepCost, in_words: Callable[[float], str], iterations: float = 1) -> str:
+    """Return in words how long iterations take, from the fastest to the slowest where tries have differed."""
+    if cost.slowest < _ALIKE * cost.seconds:
+        return in_words(iterations * cost.seconds)
+    return f"{in_words(iterations * cost.seconds)} to {in_words(iterations * cost.slowest)}"
+
+
+def _run_iterations(measured: Stage, stages: Sequence[Stage]) -> float:
+    """Return to how many iterations of one stage the whole run amounts, going by pixels."""
+    pixels = measured.batch_size * measured.gt_size**2
+    return sum(stage.iters * stage.batch_size * stage.gt_size**2 / pixels for stage in stages)

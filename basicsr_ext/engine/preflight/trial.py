@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
@@ -23,25 +24,29 @@ from ..failures import StepError, is_out_of_memory
 from ..precision import choose_algorithms
 from ..step import TrainingStep
 
-_TIME_LIMIT = 120.0
 _FULL_BATCH_SECONDS = 20.0
 _TRIES = 3
-"""Other programs only ever make an iteration slower: the fastest of several is nearest to the truth."""
 _FULL_BATCH_MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Peak memory in bytes and seconds of one iteration; not ``measured``: they follow from few samples."""
+    """Peak memory in bytes and seconds of one iteration; not ``measured``: they follow from few samples.
+
+    ``seconds`` are those of the fastest of several tries, as other programs only ever make one slower, and
+    ``slowest`` those of the slowest.
+    """
 
     memory: int
     seconds: float
+    slowest: float
     measured: bool
 
 
-def step_cost(
-    options: Options, small: Any, batch: Any, ratio: float, device: torch.device
-) -> StepCost | None:
+_NO_MEMORY = "there is too little memory"
+
+
+def step_cost(options: Options, small: Any, batch: Any, ratio: float, device: torch.device) -> StepCost | str:
     """Try one iteration, built as the run builds it.
 
     On a GPU the iteration itself is run. On the CPU it runs in a child process, so that running out of memory
@@ -55,7 +60,8 @@ def step_cost(
         device: where the run will be.
 
     Returns:
-        The cost, or ``None`` where the iteration could not be tried: no memory, or no end within two minutes.
+        The cost, or in words why the iteration could not be tried: no memory, or no end within
+        ``train.rehearsal_limit``.
 
     Raises:
         StepError: the iteration fails for any other reason.
@@ -71,33 +77,39 @@ def step_cost(
     )
     child.start()
     sender.close()
-    answer = None
+    assert options.train is not None, "only training is tried"
     try:
-        if receiver.poll(_TIME_LIMIT):
-            answer = receiver.recv()
-    except EOFError:
-        pass
+        return _last_answer(receiver, options.train.rehearsal_limit)
     finally:
         child.kill()
         child.join()
-    if isinstance(answer, StepError):
-        raise answer
+
+
+def _last_answer(receiver: Connection, limit: float) -> StepCost | str:
+    """Return the final answer of a child process, or the one that it has come to within ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    answer: Any = f"it did not end within {limit:g} seconds, the train.rehearsal_limit"
+    try:
+        while receiver.poll(max(deadline - time.monotonic(), 0)):
+            answer, final = receiver.recv()
+            if isinstance(answer, StepError):
+                raise answer
+            if final:
+                break
+    except EOFError:  # the system has ended it
+        return _NO_MEMORY
     return answer
 
 
-def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | None:
+def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | str:
     torch.cuda.reset_peak_memory_stats(device)
     try:
         trial = _Trial(options, device)
-        trial.run(batch)
-        torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        trial.run(batch)
-        torch.cuda.synchronize(device)
-        return StepCost(torch.cuda.max_memory_allocated(device), time.perf_counter() - started, measured=True)
+        times = _times(trial, batch)
+        return StepCost(torch.cuda.max_memory_allocated(device), min(times), max(times), measured=True)
     except Exception as error:
         if is_out_of_memory(error):
-            return None
+            return _NO_MEMORY
         raise StepError(f"{type(error).__name__}: {error}") from error
     finally:
         torch.cuda.empty_cache()
@@ -105,31 +117,39 @@ def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | No
 
 def _in_child(sender: Connection, mapping: dict[str, Any], small: Any, batch: Any, ratio: float) -> None:
     try:
-        answer = _on_cpu(load_options(mapping, phases=()), small, batch, ratio)
+        for answer, final in _on_cpu(load_options(mapping, phases=()), small, batch, ratio):
+            sender.send((answer, final))
     except Exception as error:
-        answer = None if is_out_of_memory(error) else StepError(f"{type(error).__name__}: {error}")
-    sender.send(answer)
+        out = is_out_of_memory(error)
+        sender.send((_NO_MEMORY if out else StepError(f"{type(error).__name__}: {error}"), True))
 
 
-def _on_cpu(options: Options, small: Any, batch: Any, ratio: float) -> StepCost:
+def _on_cpu(options: Options, small: Any, batch: Any, ratio: float) -> Iterator[tuple[StepCost, bool]]:
+    """Yield what an iteration costs, and whether that is the last word."""
     before = _peak_memory()
     trial = _Trial(options, torch.device("cpu"))
-    trial.run(small)
-    seconds = ratio * min(_timed(trial, small) for _ in range(_TRIES))
+    times = [ratio * seconds for seconds in _times(trial, small)]
     state = trial.state_bytes()
     activations = max(_peak_memory() - before - state, 0)
     memory = state + round(ratio * activations)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if seconds > _FULL_BATCH_SECONDS or memory > _FULL_BATCH_MEMORY_SHARE * available:
-        return StepCost(memory, seconds, measured=ratio == 1)
-    seconds = min(_timed(trial, batch) for _ in range(_TRIES))
-    return StepCost(max(_peak_memory() - before, state), seconds, measured=True)
+    large = min(times) > _FULL_BATCH_SECONDS or memory > _FULL_BATCH_MEMORY_SHARE * available
+    final = large or ratio == 1
+    yield StepCost(memory, min(times), max(times), measured=ratio == 1), final
+    if not final:
+        times = _times(trial, batch)
+        yield StepCost(max(_peak_memory() - before, state), min(times), max(times), measured=True), True
 
 
-def _timed(trial: _Trial, batch: Any) -> float:
-    started = time.perf_counter()
+def _times(trial: _Trial, batch: Any) -> list[float]:
+    """Return the seconds that iterations take once the first one has warmed everything up."""
     trial.run(batch)
-    return time.perf_counter() - started
+    times = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        trial.run(batch)
+        times.append(time.perf_counter() - started)
+    return times
 
 
 class _Trial:
@@ -149,6 +169,8 @@ class _Trial:
         iteration = next(n for n in count(1) if all(phase.due(n) for phase in self._step.phases))
         self._step.run(iteration, [batch] * self._grad_accum)
         self._step.update_averages()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def state_bytes(self) -> int:
         """Return the bytes of weights, gradients, optimizer state and averaged weights."""
