@@ -22,8 +22,9 @@ from ..config.schema import OptimizerSpec
 from ..config.structure import constructed_parts
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.replacing import Replacing
+from ..data.samples import SmallImageError
 from ..data.sampling import Stage
-from ..data.sections import DatasetSection
+from ..data.sections import DatasetSection, PatchKeys
 from ..models import MODELS, ModelKind
 from ..registry import NETWORKS, OPTIMIZERS, UnknownTypeError
 from .logger import LOG
@@ -192,6 +193,8 @@ class _Builder:
                     LOG.warning("%s; others take their places", problem.line(self.options.source))
                 return Replacing(dataset, self.options.manual_seed)
             self.problems += problems
+            if isinstance(loader, PatchKeys) and loader.on_small_image == "skip":
+                return Replacing(dataset, self.options.manual_seed, SmallImageError)
             return dataset
 
     def eval_sets(self, phase: Literal["val", "test"]) -> dict[str, Any]:

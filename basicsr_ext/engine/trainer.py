@@ -293,7 +293,7 @@ class Trainer:
             eta,
         )
         if replaced_everywhere:
-            LOG.warning("%d unreadable sample(s) have been replaced so far", round(replaced_everywhere))
+            LOG.warning("%d unusable sample(s) have been replaced so far", round(replaced_everywhere))
         self.bar.update(self.iteration, f"{loss_text}  ETA {eta}")
 
     def _conclude_step(self) -> None:
