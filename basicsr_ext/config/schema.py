@@ -251,7 +251,8 @@ class Paths(Section):
         default=True, description="Every weight must have its counterpart in the network, and the reverse."
     )
     param_key_g: str | None = Field(
-        default=None, description="'params' or 'params_ema'; default: EMA where there is one."
+        default=None,
+        description="'params', or 'params_ema' for averaged weights; 'params' where it is missing, and by default.",
     )
     pretrain_tasks: list[str] | None = Field(
         default=None,

@@ -152,14 +152,21 @@ class _Builder:
         if weights is None:
             return
         with self._report(f"path.pretrain_network_{letter}", f"weights that fit network_{letter}"):
+            asked = getattr(path, f"param_key_{letter}", None)
             report = load_weights(
                 network,
                 weights,
                 strict=getattr(path, f"strict_load_{letter}", True),
-                param_key=getattr(path, f"param_key_{letter}", None),
+                param_key=asked or "params",
                 tasks=path.pretrain_tasks,
             )
             LOG.info("Weights from %s: %s", weights, report)
+            if asked not in (None, report.entry):
+                LOG.warning(
+                    "path.param_key_%s: there is no entry %r; %r was taken", letter, asked, report.entry
+                )
+            elif asked is None and "params_ema" in report.other_entries:
+                LOG.info("path.param_key_%s: params_ema takes the averaged weights instead", letter)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
         train = self.options.train
