@@ -229,7 +229,7 @@ class Val(Section):
     metrics: dict[str, MetricSpec] = Field(
         default_factory=dict, description="Measures by the name they get in logs."
     )
-    pbar: bool = Field(default=False, description="Accepted as in BasicSR's files.")
+    pbar: bool = Field(default=False, description="Show on a terminal how far an evaluation is.")
 
 
 # --- the rest --------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class Paths(Section):
     )
     param_key_g: str | None = Field(
         default=None,
-        description="'params', or 'params_ema' for averaged weights; 'params' where it is missing, and by default.",
+        description="'params', which also stands in for what is missing, or 'params_ema': averaged weights.",
     )
     pretrain_tasks: list[str] | None = Field(
         default=None,

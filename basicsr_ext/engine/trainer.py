@@ -123,7 +123,7 @@ class Trainer:
         if self.world.is_main:
             self.checkpointer.remove_leftovers()
         self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration)
-        self.bar = Bar(total, self.iteration, self.world.is_main)
+        self.bar = Bar("training", total, self.iteration, self.world.is_main)
         signals = SignalListener(self.world)
         with ExitStack() as stack:
             stack.callback(self.log.close)
