@@ -334,6 +334,10 @@ class Options(Section):
     logger: Logger = Logger()
     dist_params: Dist = Dist()
     find_unused_parameters: bool = False
+    suffix: str | None = Field(default=None, description="In BasicSR's older files; val.suffix is read.")
+    crop_border: NonNegativeInt | None = Field(
+        default=None, description="In BasicSR's older files; that of each metric is read."
+    )
 
     _written: Written = PrivateAttr(default_factory=Written)
 
@@ -367,6 +371,16 @@ class Options(Section):
     def source(self) -> SourceMap:
         """Where each key was written, for messages."""
         return self._written.source
+
+    @property
+    def dead_keys(self) -> list[str]:
+        """One line for each key of the file that is accepted, and read by nothing."""
+        read_instead = {"suffix": "val.suffix", "crop_border": "crop_border of each metric"}
+        return [
+            f"{self.source.locate(key)}: {key} has no effect, as in BasicSR; {other} has"
+            for key, other in read_instead.items()
+            if key in self._written.mapping
+        ]
 
     def to_yaml(self) -> str:
         """Return a YAML text that loads to equal options: the file's keys with all overrides in place."""

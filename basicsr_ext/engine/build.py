@@ -56,6 +56,8 @@ def build_parts(
     Raises:
         OptionError: with every problem found.
     """
+    for line in options.dead_keys:
+        LOG.warning(line)
     builder = _Builder(options, list(other_problems))
     builder.check_constructors(training)
     networks = builder.networks()
@@ -218,6 +220,7 @@ class _Builder:
 
     def _unknown(self, key: str, error: UnknownTypeError) -> None:
         fix = error.suggestion or "known: " + ", ".join(error.known)
+        fix += "; or name under plugins: the module that registers it"
         self._add(key, repr(error.name), f"a registered {error.kind}", fix)
 
     def _add(self, key: str, found: str, expected: str, fix: str = "") -> None:

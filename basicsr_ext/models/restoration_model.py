@@ -124,16 +124,36 @@ class RestorationVal(Val):
             yield Problem("val.tile_overlap", show(overlap), f"less than val.tile, which is {tile}")
 
 
+class HATTiles(Section):
+    """HAT's section for running images in tiles."""
+
+    tile_size: PositiveInt = Field(description="Side of the part of the image that a tile is run for.")
+    tile_pad: NonNegativeInt = Field(default=32, description="What a tile sees around it on each side.")
+
+
 class RestorationOptions(Options):
     """A run of supervised restoration."""
 
     train: RestorationTrain | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     val: RestorationVal = RestorationVal()  # pyright: ignore[reportIncompatibleVariableOverride]
+    tile: HATTiles | None = Field(
+        default=None,
+        description="HAT's spelling: val.tile is tile_size + 2 tile_pad, val.tile_overlap 2 tile_pad.",
+    )
+
+    @property
+    def tiling(self) -> tuple[int | None, int]:
+        """Side of tiles, None for whole images, and their overlap, in LQ pixels."""
+        if self.tile is not None:
+            return self.tile.tile_size + 2 * self.tile.tile_pad, 2 * self.tile.tile_pad
+        return self.val.tile, self.val.tile_overlap
 
     @classmethod
     @override
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
         yield from super().relations(facts, key)
+        if facts.written("tile") and facts.written("val.tile"):
+            yield Problem("tile", "it beside val.tile", "one of the two", "delete it")
         # 'upscale' is what BasicSR's own networks call the factor.
         upscale_factor, scale = facts.get("network_g.upscale"), facts.get("scale", 1)
         if isinstance(upscale_factor, int) and scale is not None and upscale_factor != scale:
@@ -229,7 +249,7 @@ class RestorationModel(ModelKind[RestorationOptions]):
 
         network, val, scale = networks["net_g"], self.options.val, self.options.scale
         requirement = requirement_of(network, val.window_size)
-        restored = restore_tensor(network, item["lq"], scale, requirement, val.tile, val.tile_overlap)
+        restored = restore_tensor(network, item["lq"], scale, requirement, *self.options.tiling)
         image, stem, lq, gt = _to_image(restored), self.name_of(item), _to_image(item["lq"]), item.get("gt")
         in_metrics = _to_image if val.use_image else _to_values
         reference = None if gt is None else in_metrics(gt)

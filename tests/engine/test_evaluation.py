@@ -130,3 +130,19 @@ def test_training_keeps_the_best_of_a_metric_without_reference(tmp_path, photogr
     assert len(values) == 2
     assert best["niqe"]["value"] == min(values)
     assert "psnr" not in best
+
+
+def test_hats_section_runs_images_in_tiles(tmp_path, photographs):
+    write_image(tmp_path / "lq/a.png", photographs(24, 40))
+    options, network = evaluation(tmp_path, {"save_img": True}, test=without_truth(tmp_path / "lq"))
+    options["tile"] = {"tile_size": 8, "tile_pad": 4}
+    evaluate(load_options(options))
+    expected = restore(network, read_image(tmp_path / "lq/a.png"), scale=2, tile=16, tile_overlap=8)
+    np.testing.assert_array_equal(read_image(tmp_path / "results/test/a_tiny.png"), expected)
+
+
+def test_dead_keys_are_named_once(tmp_path, photographs, capsys):
+    write_image(tmp_path / "lq/a.png", photographs(8, 8))
+    options, _ = evaluation(tmp_path, {}, test=without_truth(tmp_path / "lq"))
+    evaluate(load_options({**options, "crop_border": None}))
+    assert capsys.readouterr().out.count("crop_border has no effect, as in BasicSR") == 1
