@@ -58,7 +58,7 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
                 return None, [], [_folder_problem(folder, key)]
             return find_checkpoint(state), [], []
     except ForeignStateError as error:
-        fix = f"start a run of another name from its weights: path.pretrain_network_g: {error.weights}, resume_state: ~"
+        fix = f"start a run of another name from its weights: path.pretrain_network_g: {error.weights}"
         return None, [], [Problem(key, str(error), "a state that a run can be continued from exactly", fix)]
     except CheckpointError as error:
         return None, [], [Problem(key, str(error), "an intact checkpoint", _other_checkpoints(folder, key))]
