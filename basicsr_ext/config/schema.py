@@ -27,7 +27,7 @@ from .facts import Facts
 from .paths import ExistingFile, ResumeState
 from .sections import ByType, ConstructedBy, OptionMapping, Section
 from .stages import StageOptions, check_stages
-from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
+from .values import Expect, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
 from .yaml_text import to_text
 
 
@@ -192,6 +192,9 @@ class Train(Section):
     warmup_iter: WarmUp = Field(
         default=-1, description="Iterations of linear learning-rate warm-up; -1: none."
     )
+    warmup_lr: NonNegativeFloat = Field(
+        default=0.0, description="Learning rate that the warm-up rises from; for every optimizer."
+    )
     ema_decay: Decay = Field(default=0.0, description="Decay of the averaged weights; 0: none kept.")
     optim_g: OptimizerOptions = Field(description="Optimizer of network_g.")
     scheduler: Annotated[Scheduler, ByType(SCHEDULERS, "a known learning-rate schedule")] | None = Field(
@@ -218,6 +221,10 @@ class Train(Section):
         warm_up, total = facts.get("train.warmup_iter", -1), facts.get("train.total_iter")
         if warm_up is not None and total is not None and warm_up >= total:
             yield Problem("train.warmup_iter", show(warm_up), f"less than train.total_iter, which is {total}")
+        if facts.written("train.warmup_lr") and warm_up is not None and warm_up < 1:
+            yield Problem(
+                "train.warmup_lr", "it without a warm-up", "train.warmup_iter beside it", "delete it"
+            )
 
 
 class Val(Section):
