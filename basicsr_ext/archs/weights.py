@@ -113,8 +113,7 @@ def load_weights(
         WeightsError: ``strict``, and something does not fit; every such key is listed.
         ValueError: ``param_key`` or one of ``tasks`` is unknown.
     """
-    while isinstance(inner := getattr(net, "module", getattr(net, "_orig_mod", None)), nn.Module):
-        net = inner
+    net = _bare(net)
     where = "the given weights" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     own = net.state_dict()
@@ -155,6 +154,24 @@ def load_weights(
         raise WeightsError("\n  ".join([f"{where}: does not fit {type(net).__name__}", *problems]), report)
     net.load_state_dict(fitting, strict=False)
     return report
+
+
+def released_state_dict(net: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict with all that strict loading in its released code asks for.
+
+    Masks and tables follow from the configuration, so files of ours hold none; EDT's and GRL's code insists
+    on its own, for the ``image_size`` and ``img_size`` that it is built with. Save the result with
+    ``torch.save``.
+
+    Args:
+        net: bare, or wrapped by DistributedDataParallel or torch.compile.
+
+    Raises:
+        ValueError: these sizes do not fit the network's windows.
+    """
+    net = _bare(net)
+    buffers: Callable[[], dict[str, Tensor]] = getattr(net, "released_buffers", dict)
+    return {**net.state_dict(), **buffers()}
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
@@ -201,6 +218,12 @@ def _read_safetensors(path: Path) -> object:
         return load_file(path)
     except SafetensorError as error:
         raise WeightsFileError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+
+
+def _bare(net: nn.Module) -> nn.Module:
+    while isinstance(inner := getattr(net, "module", getattr(net, "_orig_mod", None)), nn.Module):
+        net = inner
+    return net
 
 
 def _entry(content: Mapping[str, Any], param_key: str | None, where: str) -> str:
