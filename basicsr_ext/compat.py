@@ -2,7 +2,8 @@
 
 ``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, which torchvision
 removed in 0.17. :func:`install` supplies that module with the one function basicsr takes from it. It also
-has our networks join basicsr's ``ARCH_REGISTRY`` once ``basicsr.archs`` is imported, whoever imports it. It
+has our networks join basicsr's ``ARCH_REGISTRY`` once ``basicsr.archs`` is imported, whoever imports it, and
+gives names back that files written for basicsr 1.3 import (HAT's among them) from where they were then. It
 imports neither torch nor basicsr, so it costs nothing before an option file has been checked.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -17,6 +19,16 @@ from typing import Any
 
 _MISSING_MODULE = "torchvision.transforms.functional_tensor"
 _NETWORKS_OF_BASICSR = "basicsr.archs"
+_COLOURS = dict.fromkeys(("bgr2ycbcr", "rgb2ycbcr", "ycbcr2bgr", "ycbcr2rgb"), "basicsr.utils.color_util")
+_LOSSES = ("CharbonnierLoss", "L1Loss", "MSELoss", "PerceptualLoss", "WeightedTVLoss")
+_MOVED = {
+    "basicsr.utils.matlab_functions": _COLOURS,
+    "basicsr.losses": {
+        **dict.fromkeys(_LOSSES, "basicsr.losses.basic_loss"),
+        "GANLoss": "basicsr.losses.gan_loss",
+    },
+}
+"""Modules of basicsr 1.3 whose names 1.4 has elsewhere, and where."""
 
 
 def _rgb_to_grayscale(img: Any, num_output_channels: int = 1) -> Any:
@@ -33,14 +45,15 @@ def install() -> None:
         module = ModuleType(_MISSING_MODULE, "The part of torchvision's removed module that basicsr uses.")
         module.rgb_to_grayscale = _rgb_to_grayscale  # type: ignore[attr-defined]
         sys.modules[_MISSING_MODULE] = module
-    if _NETWORKS_OF_BASICSR in sys.modules:
-        _join_basicsr()
-    elif not any(isinstance(finder, _JoinOnImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _JoinOnImport())
+    for name in (_NETWORKS_OF_BASICSR, *_MOVED):
+        if name in sys.modules:
+            _complete(sys.modules[name])
+    if not any(isinstance(finder, _CompleteOnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _CompleteOnImport())
 
 
-class _JoinOnImport(MetaPathFinder):
-    """Import ``basicsr.archs`` as usual, then add our networks to its registry.
+class _CompleteOnImport(MetaPathFinder):
+    """Import modules of basicsr as usual, then add our networks to its registry, and moved names.
 
     Adding them when ``basicsr_ext`` is imported would load torch and basicsr at once.
     """
@@ -49,19 +62,27 @@ class _JoinOnImport(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the module's usual spec, its loader extended."""
-        if fullname != _NETWORKS_OF_BASICSR:
+        if fullname not in (_NETWORKS_OF_BASICSR, *_MOVED):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_join(module: ModuleType) -> None:
+            def execute_and_complete(module: ModuleType) -> None:
                 execute(module)
-                _join_basicsr()
+                _complete(module)
 
             # Only this spec's loader object changes; its type keeps inspect and pkgutil working.
-            spec.loader.exec_module = execute_and_join  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_complete  # type: ignore[method-assign]
         return spec
+
+
+def _complete(module: ModuleType) -> None:
+    if module.__name__ == _NETWORKS_OF_BASICSR:
+        _join_basicsr()
+    for name, home in _MOVED.get(module.__name__, {}).items():
+        if not hasattr(module, name):
+            setattr(module, name, getattr(import_module(home), name))
 
 
 def _join_basicsr() -> None:

@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ class _Builder:
             symbol, _ = value.pop("by_type")
             value = {**self._by_type(ByType(getattr(registry, symbol), "")), **value}
         if "constructed_by" in value:
-            known = _by_constructor(getattr(registry, value.pop("constructed_by")).own())
+            decides = value.pop("constructed_by")
+            constructors = getattr(registry, decides["symbol"]).own()
+            known = _by_constructor(constructors, decides["supplied"], decides["kept"])
             value = {**known, **value, "allOf": [*known.get("allOf", []), *value.get("allOf", [])]}
         return value
 
@@ -136,10 +138,12 @@ def _tidy(definition: Schema) -> None:
         value.update({"anyOf": [*branches, {"type": "null"}], **kept})
 
 
-def _by_constructor(constructors: Mapping[str, Callable[..., Any]]) -> Schema:
+def _by_constructor(
+    constructors: Mapping[str, Callable[..., Any]], supplied: Collection[str], kept: Collection[str]
+) -> Schema:
     """Return the schema of a type and its arguments: known for ours, free for others."""
     branches = [
-        {"if": _has("type", {"const": name}), "then": _arguments(constructor)}
+        {"if": _has("type", {"const": name}), "then": _arguments(constructor, supplied, kept)}
         for name, constructor in sorted(constructors.items())
     ]
     of_ours = [{"enum": sorted(constructors)}] if constructors else []
@@ -155,14 +159,16 @@ def _has(key: str, condition: Schema) -> Schema:
     return {"properties": {key: condition}, "required": [key]}
 
 
-def _arguments(constructor: Callable[..., Any]) -> Schema:
+def _arguments(constructor: Callable[..., Any], supplied: Collection[str], kept: Collection[str]) -> Schema:
     parameters = inspect.signature(constructor).parameters
     types = argument_types(constructor)
     words = _documented(constructor)
-    properties: Schema = {"type": {}}
+    properties: Schema = {"type": {}, **{name: {} for name in kept}}
     required = ["type"]
     free = False
     for name, parameter in parameters.items():
+        if name in supplied:
+            continue
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             free = free or parameter.kind is parameter.VAR_KEYWORD
             continue

@@ -89,3 +89,15 @@ def test_tensorboard_starts(tmp_path):
                 assert answer.status == 200
         finally:
             server.kill()
+
+
+def test_names_that_basicsr_1_4_has_elsewhere_are_where_1_3_had_them():
+    out = run("""
+        import basicsr_ext
+        from basicsr.losses import CharbonnierLoss, GANLoss, L1Loss, MSELoss, PerceptualLoss, WeightedTVLoss
+        from basicsr.utils.matlab_functions import bgr2ycbcr, imresize, rgb2ycbcr, ycbcr2bgr, ycbcr2rgb
+        from basicsr.archs.arch_util import to_2tuple, trunc_normal_
+        import basicsr.utils
+        print(rgb2ycbcr is basicsr.utils.rgb2ycbcr, L1Loss.__module__, GANLoss.__module__)
+    """)
+    assert out.splitlines()[-1] == "True basicsr.losses.basic_loss basicsr.losses.gan_loss"

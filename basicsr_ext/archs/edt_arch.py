@@ -308,7 +308,8 @@ class EDT(nn.Module):
         depths: blocks of each group of the body.
         num_heads: heads of each of the two attentions, group by group.
         mlp_ratio: hidden width of the feed-forward network over ``embed_dim``.
-        image_size: size the released code prepared masks for; accepted without effect, any size works.
+        image_size: body size the released code prepared masks for, which only :meth:`released_buffers` are
+            of; any size works. Default: that of published configurations, 48, or 144 at full resolution.
         image_range: the body sees centred values times this; images are 0..1 whatever it is.
         in_channel: image channels.
         upsampler: "pixelshuffle", or "pixelshuffledirect" (one step, fewer parameters).
@@ -349,6 +350,7 @@ class EDT(nn.Module):
         _check(window_size, embed_dim, depths, num_heads)
         h, w = window_size
         self.image_range = image_range
+        self.image_size = image_size or (144 if full_resolution else 48)
         self._scales = {f"sr_x{scale}": scale for scale in scales}
         denoising = [f"dn_g{level}" for level in noise_levels]
         self.tasks = [*self._scales, *denoising, *(f"dr_{level}" for level in rain_levels)]
@@ -376,6 +378,23 @@ class EDT(nn.Module):
         """Return the task that a state-dict key belongs to; None for the shared body."""
         match = re.match(r"(?:head|tail)_([^.]+)\.", key)
         return match[1] if match else None
+
+    def released_buffers(self) -> dict[str, Tensor]:
+        """Return the masks of shifted blocks by key: (windows, N, N), float32, for ``image_size``.
+
+        Raises:
+            ValueError: windows do not fit ``image_size``.
+        """
+        size, (h, w) = self.image_size, self.body.windows[0]
+        if size % math.lcm(h, w):
+            raise ValueError(f"image_size: {size} is not a multiple of windows of {h} x {w} and {w} x {h}")
+        device = self.mean.device
+        masks = {
+            name: shifted_window_mask((size, size), (h, w), (h // 2, w // 2), device, torch.float32)[:, 0]
+            for name, (h, w) in zip(("attn_mask_h", "attn_mask_v"), self.body.windows, strict=True)
+        }
+        shifted = [key for key, block in self.named_modules() if isinstance(block, Block) and block.shifted]
+        return {f"{key}.{name}": mask.clone() for key in shifted for name, mask in masks.items()}
 
     def size_requirement(self, task: str | None = None) -> SizeRequirement:
         """Return the input size ``task`` needs, extended as in the official test script; None: all tasks.

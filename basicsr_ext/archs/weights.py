@@ -48,6 +48,8 @@ class LoadReport:
         missing: in the network, not in the checkpoint; they keep their values.
         unexpected: in the checkpoint, unknown to the network.
         mismatched: in both with different shapes: (key, shape in the checkpoint, shape in the network).
+        entry: of the checkpoint that was read, such as ``params_ema``; empty where it holds bare weights.
+        other_entries: of the checkpoint that hold weights, too.
     """
 
     taken: tuple[str, ...] = ()
@@ -55,6 +57,8 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    entry: str = ""
+    other_entries: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Give one line of counts, and one for each part that was left."""
@@ -63,7 +67,7 @@ class LoadReport:
             "unexpected": self.unexpected,
             "of another shape": self.mismatched,
         }
-        text = f"{len(self.taken)} tensors taken"
+        text = f"{len(self.taken)} tensors {self.entry and f'of {self.entry!r} '}taken"
         text += "".join(f", {len(keys)} {what}" for what, keys in counts.items() if keys)
         parts = sorted({key.split(".")[0] for key in self.left})
         return text + (f", {len(self.left)} left ({', '.join(parts)})" if parts else "")
@@ -101,7 +105,8 @@ def load_weights(
             ``_orig_mod.`` or a Lightning attribute.
         strict: raise unless every tensor of the network is found and fits, and none is left unexplained.
             Otherwise load what fits.
-        param_key: take this entry of the checkpoint; default: averaged weights where there are any.
+        param_key: take this entry of the checkpoint, or ``params`` where it is missing, as BasicSR does;
+            default: averaged weights where there are any. ``params`` also means what lies in no entry.
         tasks: of a network with tasks, take only these tasks' parts (and the body); the other tasks' parts
             keep their values.
 
@@ -110,14 +115,14 @@ def load_weights(
         WeightsError: ``strict``, and something does not fit; every such key is listed.
         ValueError: ``param_key`` or one of ``tasks`` is unknown.
     """
-    while isinstance(inner := getattr(net, "module", getattr(net, "_orig_mod", None)), nn.Module):
-        net = inner
+    net = _bare(net)
     where = "the given weights" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     own = net.state_dict()
     is_derived = _derived_test(net)
 
-    state, beside = _strip_prefixes(_unwrap(content, param_key, where), own)
+    entry = _entry(content, param_key, where)
+    state, beside = _strip_prefixes(_unwrap(content, entry, where), own)
     state = {key: value for key, value in state.items() if not is_derived(key)}
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(net, "adapt_weights", None)
     if adapt is not None:
@@ -140,6 +145,10 @@ def load_weights(
             for key, value in state.items()
             if key in own and key not in fitting
         ),
+        entry=entry,
+        other_entries=tuple(
+            key for key in _WRAPPERS if key != entry and isinstance(content.get(key), Mapping)
+        ),
     )
     # Only a caller who names tasks can make own parts foreign; those are meant to keep their values.
     demanded = replace(report, missing=tuple(key for key in missing if not foreign(key)))
@@ -147,6 +156,24 @@ def load_weights(
         raise WeightsError("\n  ".join([f"{where}: does not fit {type(net).__name__}", *problems]), report)
     net.load_state_dict(fitting, strict=False)
     return report
+
+
+def released_state_dict(net: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict with all that strict loading in its released code asks for.
+
+    Masks and tables follow from the configuration, so files of ours hold none; EDT's and GRL's code insists
+    on its own, for the ``image_size`` and ``img_size`` that it is built with. Save the result with
+    ``torch.save``.
+
+    Args:
+        net: bare, or wrapped by DistributedDataParallel or torch.compile.
+
+    Raises:
+        ValueError: these sizes do not fit the network's windows.
+    """
+    net = _bare(net)
+    buffers: Callable[[], dict[str, Tensor]] = getattr(net, "released_buffers", dict)
+    return {**net.state_dict(), **buffers()}
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
@@ -195,13 +222,25 @@ def _read_safetensors(path: Path) -> object:
         raise WeightsFileError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 
-def _unwrap(content: Mapping[str, Any], param_key: str | None, where: str) -> dict[str, Tensor]:
-    if param_key is not None:
-        if not isinstance(content.get(param_key), Mapping):
-            entries = sorted(key for key, value in content.items() if isinstance(value, Mapping))
-            present = ", ".join(map(repr, entries)) or "bare weights only"
-            raise ValueError(f"{where}: has no entry {param_key!r}; it has {present}")
-        content = content[param_key]
+def _bare(net: nn.Module) -> nn.Module:
+    while isinstance(inner := getattr(net, "module", getattr(net, "_orig_mod", None)), nn.Module):
+        net = inner
+    return net
+
+
+def _entry(content: Mapping[str, Any], param_key: str | None, where: str) -> str:
+    """Return which entry of a checkpoint to read; empty: the weights lie in none."""
+    entries = [key for key, value in content.items() if isinstance(value, Mapping)]
+    wanted = _WRAPPERS if param_key is None else (param_key, "params")
+    found = next((key for key in wanted if key in entries), None)
+    if found is None and param_key not in (None, "params"):
+        present = ", ".join(map(repr, sorted(entries))) or "bare weights only"
+        raise ValueError(f"{where}: has no entry {param_key!r}; it has {present}")
+    return found or next((key for key in _WRAPPERS if key in entries), "")
+
+
+def _unwrap(content: Mapping[str, Any], entry: str, where: str) -> dict[str, Tensor]:
+    content = content[entry] if entry else content
     while wrapper := next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None):
         content = content[wrapper]
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plugins import PluginError, import_plugins
-from ..registry import MODELS
+from ..registry import DATASETS, MODELS
 from ..spelling import closest, nearest
 from .absent import absent_sets
 from .errors import OptionError, Problem, SourceMap
@@ -17,6 +17,7 @@ from .facts import Facts
 from .overrides import apply_overrides
 from .schema import Options, Written
 from .structure import check_relations, repair, unknown_types, validate
+from .unsupported import unsupported
 from .values import show
 from .yaml_text import MAX_DEPTH, Document, read_yaml
 
@@ -77,6 +78,8 @@ def _check(document: Document, phases: Collection[str]) -> _Checked:
     # What a plug-in brings may decide which keys there are; else it is imported once all else is right.
     if _model_kind(mapping) is None or unknown_types(mapping, _options_of(mapping)):
         _import_plugins(document)
+    if problem := unsupported(mapping, MODELS.names(), DATASETS.names()):
+        return None, [*document.problems, problem], document.places
     root = _options_of(mapping)
     if _model_kind(mapping) is None:
         name = mapping["model_type"]

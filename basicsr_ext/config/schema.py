@@ -28,7 +28,7 @@ from .facts import Facts
 from .paths import ExistingFile, ResumeState
 from .sections import ByType, ConstructedBy, Named, OptionMapping, Section
 from .stages import StageOptions, check_stages
-from .values import Expect, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
+from .values import Expect, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, show, whole
 from .yaml_text import to_text
 
 
@@ -218,6 +218,9 @@ class Train(Section):
     warmup_iter: WarmUp = Field(
         default=-1, description="Iterations of linear learning-rate warm-up; -1: none."
     )
+    warmup_lr: NonNegativeFloat = Field(
+        default=0.0, description="Learning rate that the warm-up rises from; for every optimizer."
+    )
     ema_decay: Decay = Field(default=0.0, description="Decay of the averaged weights; 0: none kept.")
     optim_g: OptimizerOptions = Field(description="Optimizer of network_g.")
     scheduler: Annotated[Scheduler, ByType(SCHEDULERS, "a known learning-rate schedule")] | None = Field(
@@ -253,6 +256,10 @@ class Train(Section):
         warm_up, total = facts.get("train.warmup_iter", -1), facts.get("train.total_iter")
         if warm_up is not None and total is not None and warm_up >= total:
             yield Problem("train.warmup_iter", show(warm_up), f"less than train.total_iter, which is {total}")
+        if facts.written("train.warmup_lr") and warm_up is not None and warm_up < 1:
+            yield Problem(
+                "train.warmup_lr", "it without a warm-up", "train.warmup_iter beside it", "delete it"
+            )
 
 
 class Val(Section):
@@ -264,7 +271,7 @@ class Val(Section):
     metrics: Annotated[dict[str, MetricSpec], Named()] = Field(
         default_factory=dict, description="Measures by the name they get in logs."
     )
-    pbar: bool = Field(default=False, description="Accepted as in BasicSR's files.")
+    pbar: bool = Field(default=False, description="Show on a terminal how far an evaluation is.")
 
 
 # --- the rest --------------------------------------------------------------------------------------
@@ -286,7 +293,8 @@ class Paths(Section):
         default=True, description="Every weight must have its counterpart in the network, and the reverse."
     )
     param_key_g: str | None = Field(
-        default=None, description="'params' or 'params_ema'; default: EMA where there is one."
+        default=None,
+        description="'params', which also stands in for what is missing, or 'params_ema': averaged weights.",
     )
     pretrain_tasks: list[str] | None = Field(
         default=None,
@@ -377,6 +385,10 @@ class Options(Section):
     logger: Logger = Logger()
     dist_params: Dist = Dist()
     find_unused_parameters: bool = False
+    suffix: str | None = Field(default=None, description="In BasicSR's older files; val.suffix is read.")
+    crop_border: NonNegativeInt | None = Field(
+        default=None, description="In BasicSR's older files; that of each metric is read."
+    )
 
     _written: Written = PrivateAttr(default_factory=Written)
 
@@ -421,6 +433,16 @@ class Options(Section):
     def to_mapping(self) -> dict[str, Any]:
         """Return plain data that load to equal options: the file's keys with all overrides in place."""
         return self._written.mapping or self.model_dump(exclude_unset=True)
+
+    @property
+    def dead_keys(self) -> list[str]:
+        """One line for each key of the file that is accepted, and read by nothing."""
+        read_instead = {"suffix": "val.suffix", "crop_border": "crop_border of each metric"}
+        return [
+            f"{self.source.locate(key)}: {key} has no effect, as in BasicSR; {other} has"
+            for key, other in read_instead.items()
+            if key in self._written.mapping
+        ]
 
     def to_yaml(self) -> str:
         """Return :meth:`to_mapping` as YAML text."""

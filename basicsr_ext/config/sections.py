@@ -162,7 +162,8 @@ class ConstructedBy:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"constructed_by": self.registry.symbol, "allOf": [handler(schema)]}
+        constructed_by = {"symbol": self.registry.symbol, "supplied": self.supplied, "kept": self.kept}
+        return {"constructed_by": constructed_by, "allOf": [handler(schema)]}
 
 
 def metadata_of(annotation: Any) -> Iterator[Any]:

@@ -117,6 +117,7 @@ def _check_type(
         and (isinstance(decides, ConstructedBy) or registry.section(name))
     ):
         fix = nearest(name, known) or f"known: {', '.join(known)}"
+        fix += "; or name under plugins: the module that registers it"
         yield Problem(f"{path}.type", repr(name), f"a registered {registry.kind}", fix)
     definition = registry.definition(name) if isinstance(decides, ConstructedBy) else None
     constructor = written_constructor(definition) if definition is not None else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +13,12 @@ from ..config import Problem
 from .images import ImageError
 from .pairs import CropPlace, ImagePairs, in_pixels
 from .resize import cut_to_multiple
-from .samples import EvalItem, EvalSet, SampleError, TrainSample, TrainSet
+from .samples import EvalItem, EvalSet, SampleError, SmallImageError, TrainSample, TrainSet
 from .sampling import SampleRequest, sample_rng
 from .sources import LazyImage, first_few
 from .transforms import random_corner, random_orientation
+
+LOG = logging.getLogger("basicsr_ext")
 
 
 class TrainPairs:
@@ -25,12 +29,22 @@ class TrainPairs:
         seed: of the run.
         hflip: allow horizontal flips.
         rotate: allow vertical flips and transposition.
+        pad: mirror images smaller than a patch at bottom and right up to its side, as Restormer's release
+            does; otherwise they raise :class:`SmallImageError`.
     """
 
-    def __init__(self, pairs: ImagePairs, seed: int, *, hflip: bool = True, rotate: bool = True) -> None:
+    def __init__(
+        self,
+        pairs: ImagePairs,
+        seed: int,
+        *,
+        hflip: bool = True,
+        rotate: bool = True,
+        pad: bool = False,
+    ) -> None:
         if pairs.gt is None:
             raise ValueError("training needs ground truth")
-        self.pairs, self.seed = pairs, seed
+        self.pairs, self.seed, self._pad = pairs, seed, pad
         self._gt, self._hflip, self._rotate = pairs.gt, hflip, rotate
 
     def __len__(self) -> int:
@@ -48,13 +62,19 @@ class TrainPairs:
                 "k": request.k,
             }
         except Exception as error:
-            raise SampleError(f"sample {request.k}, {path}: {_reason(error, path)}") from error
+            kind = SmallImageError if isinstance(error, SmallImageError) else SampleError
+            raise kind(f"sample {request.k}, {path}: {_reason(error, path)}") from error
 
     def place(self, request: SampleRequest) -> CropPlace:
         """Return where a sample's crop lies in the ground truth."""
         size = request.gt_size // self.pairs.scale
         rng = sample_rng(self.seed, request.k)
-        return self._draw_place(rng, size, self._gt.size(request.index)).scaled(self.pairs.scale)
+        height, width = self._gt.size(request.index)
+        extent = max(height, self._least(request)), max(width, self._least(request))
+        return self._draw_place(rng, size, extent).scaled(self.pairs.scale)
+
+    def _least(self, request: SampleRequest) -> int:
+        return request.gt_size if self._pad else 1
 
     def _draw_place(self, rng: np.random.Generator, size: int, extent: tuple[int, int]) -> CropPlace:
         """Draw the place of a crop in the low-quality image; ``extent`` is the ground truth's."""
@@ -67,9 +87,11 @@ class TrainPairs:
         size, rest = divmod(request.gt_size, scale)
         if rest:
             raise ValueError(f"a patch of {request.gt_size} pixels is not divisible by scale {scale}")
-        gt = LazyImage(self._gt, request.index, scale)
+        gt = LazyImage(self._gt, request.index, scale, self._least(request))
         if min(gt.shape) < request.gt_size:
-            raise ValueError(f"the image has {in_pixels(*gt.shape)}, less than a patch of {request.gt_size}")
+            raise SmallImageError(
+                f"the image has {in_pixels(*gt.shape)}, less than a patch of {request.gt_size}"
+            )
         rng = sample_rng(self.seed, request.k)
         place = self._draw_place(rng, size, gt.shape)
         lq = self.pairs.lq.oriented_crop(request.index, gt, place, rng)
@@ -118,7 +140,10 @@ class EvalPairs:
 
 
 def check_sizes(
-    dataset: TrainSet | EvalSet, largest_gt_size: int = 1, key: str = "datasets.train"
+    dataset: TrainSet | EvalSet,
+    largest_gt_size: int = 1,
+    key: str = "datasets.train",
+    on_small: Literal["pad", "stop", "skip"] = "stop",
 ) -> list[Problem]:
     """Find images that would fail in a run, from their headers alone.
 
@@ -131,11 +156,13 @@ def check_sizes(
         dataset: from ``build_train_dataset`` or ``build_eval_dataset``.
         largest_gt_size: side of the largest stage's crop, in ground-truth pixels.
         key: of the data set in the option file.
+        on_small: of the training set; images smaller than the largest patch are logged where they do not
+            stop a run.
     """
     if not isinstance(dataset, TrainPairs | EvalPairs):
         return []
     pairs, scale, training = dataset.pairs, dataset.pairs.scale, isinstance(dataset, TrainPairs)
-    broken, small, odd = [], [], []
+    broken, small, usable, odd = [], [], [], []
     for index in range(len(dataset)):
         try:
             stored = pairs.lq.sizes(index)
@@ -147,13 +174,23 @@ def check_sizes(
             continue
         rows, columns = height // scale, width // scale
         if min(rows, columns) * scale < largest_gt_size:
-            small.append(f"{Path(path).name} ({height}x{width})")
+            stops = on_small == "stop" or not min(rows, columns)
+            (small if stops else usable).append(f"{Path(path).name} ({height}x{width})")
         for lq_path, *size in stored:
             fits = tuple(size) == (rows, columns) or not (training or size[0] > rows or size[1] > columns)
             if not fits:
                 odd.append(
                     f"{Path(lq_path).name} ({in_pixels(*size)}, ground truth {in_pixels(height, width)})"
                 )
+    if usable:
+        LOG.info(
+            "%s: %s smaller than the largest patch, %d pixels, %s (on_small_image): %s",
+            key,
+            _count(usable),
+            largest_gt_size,
+            "mirrored at bottom and right" if on_small == "pad" else "replaced by others where too small",
+            first_few(usable),
+        )
     side = max(largest_gt_size, scale)
     least = in_pixels(side, side)
     findings = (
@@ -162,7 +199,9 @@ def check_sizes(
             small,
             "smaller than the largest patch" if training else "smaller than the scale",
             f"at least {least}",
-            "use smaller patches or remove these images" if training else "remove these images",
+            "use smaller patches, on_small_image: pad or skip, or remove these images"
+            if training
+            else "remove these images",
         ),
         (
             odd,
@@ -172,12 +211,14 @@ def check_sizes(
         ),
     )
     return [
-        Problem(
-            key, f"{len(images)} image{'s'[: len(images) > 1]} {what}: {first_few(images)}", expected, fix
-        )
+        Problem(key, f"{_count(images)} {what}: {first_few(images)}", expected, fix)
         for images, what, expected, fix in findings
         if images
     ]
+
+
+def _count(images: list[str]) -> str:
+    return f"{len(images)} image{'s'[: len(images) > 1]}"
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -156,7 +156,8 @@ def open_set(
         groups, unpaired = pair(sources, option.filename_tmpl, allow_extra=listed)
     except Exception as error:  # a foreign constructor may raise anything
         return InspectedSet({}, ()), [Finding("folder", option.type, str(error))]
-    rules = InspectedSet(sources, groups, scale, gt_size or scale, gt_size is not None, colours)
+    smallest = gt_size if gt_size is not None and option.small_images == "stop" else scale
+    rules = InspectedSet(sources, groups, scale, smallest, gt_size is not None, colours)
     return rules, findings + unpaired
 
 

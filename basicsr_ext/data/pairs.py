@@ -47,7 +47,8 @@ class LowQuality(ABC):
 
         Args:
             index: image.
-            gt: the ground truth, cut to a multiple of the scale; slices of it are read when taken.
+            gt: the ground truth, cut to a multiple of the scale, or padded to the size of a patch; slices of
+                it are read when taken.
             place: of the crop, in low-quality pixels.
             rng: decides everything random.
         """
@@ -76,13 +77,13 @@ class StoredLQ(LowQuality):
     def oriented_crop(
         self, index: int, gt: LazyImage, place: CropPlace, rng: np.random.Generator
     ) -> np.ndarray:
-        expected = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        expected = gt.stored[0] // self.scale, gt.stored[1] // self.scale
         crops = []
         for view in self.views:
-            image = LazyImage(view, index)
-            if image.shape != expected:
+            image = LazyImage(view, index, least=place.size)
+            if image.stored != expected:
                 raise ValueError(
-                    f"{view.path(index)} has {in_pixels(*image.shape)}, expected {in_pixels(*expected)}:"
+                    f"{view.path(index)} has {in_pixels(*image.stored)}, expected {in_pixels(*expected)}:"
                     f" the ground truth's divided by {self.scale}"
                 )
             crops.append(image[place.window])

@@ -14,7 +14,7 @@ TRIES = 20
 
 
 class Replacing:
-    """A training data set that replaces what cannot be made: ``on_bad_sample: skip``.
+    """A training data set that replaces what cannot be made: ``on_bad_sample`` or ``on_small_image: skip``.
 
     The image that takes a bad one's place is drawn from (seed, k), so that a resumed run, or one with
     other workers, replaces the same way, as long as the files stay as they are. Samples say under
@@ -23,13 +23,14 @@ class Replacing:
     Args:
         dataset: from ``build_train_dataset``.
         seed: of the run.
+        kind: of errors that mark what is replaced; others are raised.
 
     Raises:
         SampleError: when indexed; the image and :data:`TRIES` others cannot be used.
     """
 
-    def __init__(self, dataset: TrainSet, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: TrainSet, seed: int, kind: type[SampleError] = SampleError) -> None:
+        self.dataset, self.seed, self._kind = dataset, seed, kind
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,12 +43,12 @@ class Replacing:
     def __getitem__(self, request: SampleRequest) -> TrainSample:
         try:
             return {**self.dataset[request], "replaced": ""}
-        except SampleError as error:
+        except self._kind as error:
             reason = str(error)
         for index in self._others(request):
             try:
                 return {**self.dataset[replace(request, index=index)], "replaced": reason}
-            except SampleError:
+            except self._kind:
                 continue
         raise SampleError(f"{reason}; none of {TRIES} other images could take its place")
 

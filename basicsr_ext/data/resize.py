@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .sources import LazyImage, require_inside
+from .sources import LazyImage, mirrored_indices, require_inside, touched
 
 
 def cut_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
@@ -136,13 +136,7 @@ def _touched(extent: int, start: int, length: int) -> slice:
     """Return the part of 0..``extent`` that :func:`_mirrored` reads."""
     if start >= 0 and start + length <= extent:
         return slice(start, start + length)
-    index = _mirror(extent, start, length)
-    return slice(int(index.min()), int(index.max()) + 1)
-
-
-def _mirror(extent: int, start: int, length: int) -> np.ndarray:
-    index = np.arange(start, start + length) % (2 * extent)
-    return np.minimum(index, 2 * extent - 1 - index)
+    return touched(mirrored_indices(extent, start, length))
 
 
 def _mirrored(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
@@ -150,7 +144,7 @@ def _mirrored(image: np.ndarray, axis: int, start: int, length: int) -> np.ndarr
     extent = image.shape[axis]
     if start >= 0 and start + length <= extent:
         return image[_along(axis, slice(start, start + length))]
-    return np.take(image, _mirror(extent, start, length), axis=axis)
+    return np.take(image, mirrored_indices(extent, start, length), axis=axis)
 
 
 def _filter(window: np.ndarray, axis: int, length: int, stride: int, weights: tuple[int, ...]) -> np.ndarray:

@@ -24,6 +24,10 @@ class SampleError(RuntimeError):
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
+class SmallImageError(SampleError):
+    """An image smaller than the patch that is wanted of it."""
+
+
 class TrainSample(TypedDict):
     """A pair of crops; ``k`` is the sample's number in the run.
 

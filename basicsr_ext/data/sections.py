@@ -33,6 +33,8 @@ CacheMode = Annotated[
     Expect("'none' or 'disk', which stays in memory once read (scripts/make_store.py packs ahead)", "modes"),
 ]
 
+OnSmallImage = Literal["pad", "stop", "skip"]
+
 
 class DatasetSection(DatasetOptions):
     """A registered data set's section; ``datasets.train`` has the keys of :attr:`training_keys` besides."""
@@ -75,6 +77,12 @@ class PatchKeys(LoaderKeys):
     use_rot: bool = Field(default=True, description="Random vertical flips and 90-degree rotations.")
     geometric_augs: bool | None = Field(
         default=None, description="Restormer's switch for flips and rotations together."
+    )
+    on_small_image: OnSmallImage | None = Field(
+        default=None,
+        description="An image smaller than the patch: 'pad' mirrors it at bottom and right, 'stop' takes it "
+        "for a bad sample, 'skip' lets another one take its place. Default: as in the code that the type is "
+        "from, 'pad' for Restormer's (Dataset_…), 'stop' for BasicSR's and ours.",
     )
 
 
@@ -133,6 +141,7 @@ class ImageSection(DatasetSection):
             seed,
             hflip=self.use_hflip if both is None else both,
             rotate=self.use_rot if both is None else both,
+            pad=self.small_images == "pad",
         )
 
     @override
@@ -145,7 +154,13 @@ class ImageSection(DatasetSection):
     def problems(self, dataset: Any, key: str, largest_gt_size: int = 1) -> list[Problem]:
         from .datasets import check_sizes
 
-        return check_sizes(dataset, largest_gt_size, key)
+        return check_sizes(dataset, largest_gt_size, key, self.small_images)
+
+    @property
+    def small_images(self) -> OnSmallImage:
+        """What becomes of images that are smaller than a patch."""
+        given = self.on_small_image if isinstance(self, PatchKeys) else None
+        return given or ("pad" if self.type.startswith("Dataset_") else "stop")
 
     def roots(self) -> dict[str, str]:
         """Return the folders that are given, by key; ground truth comes first."""

@@ -166,25 +166,63 @@ class LazyImage:
         source: holds the image.
         index: of the image.
         multiple: rows and columns beyond a multiple of this are cut, at bottom and right.
+        least: side up to which a smaller image goes on mirrored at bottom and right, its edge repeated
+            (OpenCV's BORDER_REFLECT).
 
     Attributes:
-        shape: (height, width) after cutting.
+        stored: (height, width) after cutting.
+        shape: (height, width) with what is mirrored.
+
+    Raises:
+        ValueError: nothing is left after cutting.
     """
 
-    def __init__(self, source: ImageSource, index: int, multiple: int = 1) -> None:
+    def __init__(self, source: ImageSource, index: int, multiple: int = 1, least: int = 1) -> None:
         self._source, self._index = source, index
         # Where a crop costs as much as the image, one decoding serves all windows.
         self._whole = None if source.reads_crops else source.read(index)
         height, width = source.size(index) if self._whole is None else self._whole.shape[:2]
-        self.shape = height // multiple * multiple, width // multiple * multiple
+        self.stored = height // multiple * multiple, width // multiple * multiple
+        if not all(self.stored):
+            raise ValueError(f"the image has {height}x{width} pixels, less than {multiple}x{multiple}")
+        self.shape = max(self.stored[0], least), max(self.stored[1], least)
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        (top, bottom, _), (left, right, _) = (
-            part.indices(extent) for part, extent in zip(window, self.shape, strict=True)
+        rows, columns = (
+            slice(*part.indices(extent)) for part, extent in zip(window, self.shape, strict=True)
         )
+        if rows.stop <= self.stored[0] and columns.stop <= self.stored[1]:
+            return self._read(rows, columns)
+        rows, columns = (
+            mirrored_indices(extent, part.start, part.stop - part.start)
+            for part, extent in zip((rows, columns), self.stored, strict=True)
+        )
+        return self._read(touched(rows), touched(columns))[np.ix_(rows - rows.min(), columns - columns.min())]
+
+    def _read(self, rows: slice, columns: slice) -> np.ndarray:
         if self._whole is not None:
-            return self._whole[top:bottom, left:right]
-        return self._source.read_crop(self._index, top, left, bottom - top, right - left)
+            return self._whole[rows, columns]
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return self._source.read_crop(self._index, rows.start, columns.start, height, width)
+
+
+def mirrored_indices(extent: int, start: int, length: int) -> np.ndarray:
+    """Return which of an image's rows stand at ``start``, ``start + 1``, … where it goes on mirrored.
+
+    The edge is repeated: rows 0, 1, 2 are followed by 2, 1, 0, 0, 1, ….
+
+    Args:
+        extent: number of rows of the image.
+        start: first row wanted; negative ones lie before the image.
+        length: number of rows wanted.
+    """
+    index = np.arange(start, start + length) % (2 * extent)
+    return np.minimum(index, 2 * extent - 1 - index)
+
+
+def touched(indices: np.ndarray) -> slice:
+    """Return the rows from the first to the last of ``indices``."""
+    return slice(int(indices.min()), int(indices.max()) + 1)
 
 
 def require_inside(shape: Sequence[int], top: int, left: int, height: int, width: int) -> None:

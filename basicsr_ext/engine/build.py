@@ -22,8 +22,9 @@ from ..config.schema import OptimizerSpec
 from ..config.structure import constructed_parts
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.replacing import Replacing
+from ..data.samples import SmallImageError
 from ..data.sampling import Stage
-from ..data.sections import DatasetSection
+from ..data.sections import DatasetSection, PatchKeys
 from ..models import MODELS, ModelKind
 from ..registry import NETWORKS, OPTIMIZERS, UnknownTypeError
 from .logger import LOG
@@ -55,6 +56,8 @@ def build_parts(
     Raises:
         OptionError: with every problem found.
     """
+    for line in options.dead_keys:
+        LOG.warning(line)
     builder = _Builder(options, list(other_problems))
     builder.check_constructors(training)
     networks = builder.networks()
@@ -151,14 +154,21 @@ class _Builder:
         if weights is None:
             return
         with self._report(f"path.pretrain_network_{letter}", f"weights that fit network_{letter}"):
+            asked = getattr(path, f"param_key_{letter}", None)
             report = load_weights(
                 network,
                 weights,
                 strict=getattr(path, f"strict_load_{letter}", True),
-                param_key=getattr(path, f"param_key_{letter}", None),
+                param_key=asked or "params",
                 tasks=path.pretrain_tasks,
             )
             LOG.info("Weights from %s: %s", weights, report)
+            if asked not in (None, report.entry):
+                LOG.warning(
+                    "path.param_key_%s: there is no entry %r; %r was taken", letter, asked, report.entry
+                )
+            elif asked is None and "params_ema" in report.other_entries:
+                LOG.info("path.param_key_%s: params_ema takes the averaged weights instead", letter)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
         train = self.options.train
@@ -192,6 +202,8 @@ class _Builder:
                     LOG.warning("%s; others take their places", problem.line(self.options.source))
                 return Replacing(dataset, self.options.manual_seed)
             self.problems += problems
+            if isinstance(loader, PatchKeys) and loader.on_small_image == "skip":
+                return Replacing(dataset, self.options.manual_seed, SmallImageError)
             return dataset
 
     def eval_sets(self, phase: Literal["val", "test"], *, required: bool) -> dict[str, Any]:
@@ -218,6 +230,7 @@ class _Builder:
 
     def _unknown(self, key: str, error: UnknownTypeError) -> None:
         fix = error.suggestion or "known: " + ", ".join(error.known)
+        fix += "; or name under plugins: the module that registers it"
         self._add(key, repr(error.name), f"a registered {error.kind}", fix)
 
     def _add(self, key: str, found: str, expected: str, fix: str = "") -> None:

@@ -34,6 +34,17 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or does not match its manifest."""
 
 
+class ForeignStateError(CheckpointError):
+    """A training state that BasicSR itself has written; ``weights`` is the file of the same iteration."""
+
+    def __init__(self, state: Path) -> None:
+        self.weights = state.parent.parent / f"models/net_g_{state.stem}.pth"
+        super().__init__(
+            f"{state}, which BasicSR itself has written: it holds optimizers and schedules, but neither the"
+            " random generators nor how far the images have been gone through"
+        )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What was read back: an iteration, the networks' file content and the training state."""
@@ -214,16 +225,24 @@ def find_checkpoint(state_path: Path) -> Checkpoint:
     """Read the checkpoint that ``…/training_states/<iter>.state`` belongs to.
 
     Raises:
-        CheckpointError: the path is not of that form, or the checkpoint is damaged or another program's.
+        ForeignStateError: it is none of ours.
+        CheckpointError: the path is not of that form, or the checkpoint is damaged.
     """
     if not (state_path.suffix == ".state" and state_path.stem.isdigit()):
         raise CheckpointError(f"{state_path}: expected a file such as training_states/5000.state")
-    if state_path.is_file() and not state_path.with_suffix(".json").exists():
-        raise CheckpointError(
-            f"{state_path}, without the manifest {state_path.stem}.json (BasicSR's states cannot be "
-            "continued; its weights can be started from with path.pretrain_network_g)"
-        )
+    if not state_path.with_suffix(".json").exists():
+        refuse_foreign(state_path)
     return Checkpointer(state_path.resolve().parent.parent).load(int(state_path.stem))
+
+
+def refuse_foreign(state_path: Path) -> None:
+    """Raise :class:`ForeignStateError` if a state is what BasicSR's ``save_training_state`` writes."""
+    try:
+        content = torch.load(state_path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever is wrong with it, that is said elsewhere
+        return
+    if isinstance(content, dict) and content.keys() == {"epoch", "iter", "optimizers", "schedulers"}:
+        raise ForeignStateError(state_path)
 
 
 def seed_random_generators(seed: int) -> None:

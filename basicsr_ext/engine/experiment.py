@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Options, Problem, paths
-from .checkpoint import Checkpoint, Checkpointer, CheckpointError, find_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    Checkpointer,
+    CheckpointError,
+    ForeignStateError,
+    find_checkpoint,
+    refuse_foreign,
+)
 
 
 def run_folder(options: Options) -> Path:
@@ -42,6 +49,8 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
             checkpoint, warnings = Checkpointer(folder).newest()
             if checkpoint is not None:
                 return checkpoint, warnings, []
+            for state in folder.glob("training_states/*.state"):
+                refuse_foreign(state)
         if options.path.resume_state is not None:
             key = "path.resume_state"
             state = Path(options.path.resume_state)
@@ -50,6 +59,9 @@ def starting_point(options: Options, auto_resume: bool) -> tuple[Checkpoint | No
             if outside and holds_run(folder) and not auto_resume:
                 return None, [], [_folder_problem(folder, key)]
             return find_checkpoint(state), [], []
+    except ForeignStateError as error:
+        fix = f"start a run of another name from its weights: path.pretrain_network_g: {error.weights}"
+        return None, [], [Problem(key, str(error), "a state that a run can be continued from exactly", fix)]
     except CheckpointError as error:
         return None, [], [Problem(key, str(error), "an intact checkpoint", _other_checkpoints(folder, key))]
     if holds_run(folder) and not auto_resume:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import ClassVar, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..data.sampling import Stage, stage_of
+
+T = TypeVar("T")
 
 
 class Speedometer:
@@ -69,34 +72,54 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """A live progress bar on a terminal; nothing in a pipe or when disabled."""
+    """A live progress bar on a terminal; nothing in a pipe or when disabled.
 
-    def __init__(self, total: int, completed: int, enabled: bool) -> None:
-        self._progress = Progress(
+    One that begins while another is shown is drawn below it, as long as it lasts.
+    """
+
+    _shown: ClassVar[Progress | None] = None
+
+    def __init__(self, what: str, total: int, completed: int, enabled: bool) -> None:
+        self._outermost = Bar._shown is None
+        self._progress = Bar._shown or Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
         self._live = enabled and self._progress.console.is_terminal
-        self._task = self._progress.add_task("training", total=total, completed=completed, note="")
+        self._task = self._progress.add_task(
+            what, total=total, completed=completed, note="", visible=self._live
+        )
         self._drawn = 0.0
 
     def __enter__(self) -> Bar:
-        if self._live:
+        if self._live and self._outermost:
             self._progress.start()
+            Bar._shown = self._progress
         return self
 
-    def update(self, iteration: int, note: str | None = None) -> None:
-        """Show ``iteration`` finished iterations, and ``note`` from now on where one is given."""
+    def update(self, completed: int, note: str | None = None) -> None:
+        """Show how many are ``completed``, and ``note`` from now on where one is given."""
         now = time.monotonic()
         if not self._live or (note is None and now - self._drawn < 0.1):
             return
         self._drawn = now
-        self._progress.update(self._task, completed=iteration)
+        self._progress.update(self._task, completed=completed)
         if note is not None:
             self._progress.update(self._task, note=note)
 
     def __exit__(self, *_error: object) -> None:
-        if self._live:
+        if self._live and self._outermost:
             self._progress.stop()
+            Bar._shown = None
+        else:
+            self._progress.remove_task(self._task)
+
+
+def tracked(items: Iterable[T], what: str, total: int, enabled: bool) -> Iterator[T]:
+    """Yield ``items``, of which there are ``total``, under a :class:`Bar`."""
+    with Bar(what, total, 0, enabled) as bar:
+        for completed, item in enumerate(items, start=1):
+            yield item
+            bar.update(completed)

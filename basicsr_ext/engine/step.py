@@ -89,7 +89,9 @@ class TrainingStep:
             parameters = [p for name in phase.networks for p in self._trainable[name]]
             optimizer = build_optimizer(spec.type, parameters, world.device, lr=spec.lr, **spec.kwargs)
             self._steppers[phase.name] = Stepper(optimizer, train.amp, world.device, clip)
-            self._rates[phase.name] = learning_rate(train.scheduler, spec.lr, train.warmup_iter)
+            self._rates[phase.name] = learning_rate(
+                train.scheduler, spec.lr, train.warmup_iter, train.warmup_lr
+            )
         self._parallel: dict[str, DistributedDataParallel] = {}
         self._updated: dict[str, nn.Module] = {}
         self._frozen: dict[str, nn.Module] = dict(networks)

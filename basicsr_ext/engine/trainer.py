@@ -127,7 +127,7 @@ class Trainer:
         if self.world.is_main:
             self.checkpointer.remove_leftovers()
         self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration, self._validated)
-        self.bar = Bar(total, self.iteration, self.world.is_main)
+        self.bar = Bar("training", total, self.iteration, self.world.is_main)
         signals = SignalListener(self.world)
         with ExitStack() as stack:
             # Left last: a signal during the last writes must not end the process.
@@ -319,7 +319,7 @@ class Trainer:
             eta,
         )
         if replaced_everywhere:
-            LOG.warning("%d unreadable sample(s) have been replaced so far", round(replaced_everywhere))
+            LOG.warning("%d unusable sample(s) have been replaced so far", round(replaced_everywhere))
         self.bar.update(self.iteration, f"{loss_text}  ETA {eta}")
 
     def _conclude_step(self) -> None:

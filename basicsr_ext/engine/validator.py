@@ -21,6 +21,7 @@ from ..models import ModelKind
 from .compiling import not_compiled
 from .distributed import World
 from .failures import explained
+from .progress import tracked
 
 Scores = dict[str, float]
 Measures = dict[str, Metric]
@@ -60,7 +61,8 @@ class Validator:
         kind: decides what is computed for a sample.
         datasets: evaluation sets by display name.
         world: this process among the ranks.
-        picture_folder: where images are saved when ``val.save_img`` is on.
+        picture_folder: where images are saved when ``val.save_img`` is on, results in a folder a set and
+            pictures that compare them in ``comparison/``.
     """
 
     def __init__(
@@ -110,7 +112,8 @@ class Validator:
         measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
         indices = range(self._world.rank, len(self._loaders[name].dataset), self._world.size)  # pyright: ignore[reportArgumentType]
-        for index, item in zip(indices, self._loaders[name], strict=True):
+        numbered = zip(indices, self._loaders[name], strict=True)
+        for index, item in tracked(numbered, name, len(indices), self._val.pbar and self._world.is_main):
             stopped = stop()
             if stopped:
                 break
@@ -122,8 +125,10 @@ class Validator:
                 _update(baselines.setdefault(baseline, self.metrics()), index, statistics)
             pictures.update(judged.pictures)
             if self._val.save_img:
-                for stem, image in judged.results.items():
-                    write_image(self._folder / name / f"{stem}_{self._val.suffix or label}.png", image)
+                ending = f"_{self._val.suffix or label}.png"
+                for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
+                    for stem, image in images.items():
+                        write_image(self._folder / folder / f"{stem}{ending}", image)
         if any(self._world.gather(stopped)):
             raise BrokenOffError
         ranks = self._world.gather((measures, baselines, pictures))

@@ -3,7 +3,9 @@
 A measure of ours is a class after :class:`Metric`. A plain function, as basicsr's are, is one for
 restoration: it takes two images, HWC in 0..255, the result first, and keyword arguments (``crop_border``,
 ``test_y_channel``); colour images come in BGR order, which basicsr's Y conversion expects. Its mean over the
-images is taken. Imports ``config`` and ``registry``; no torch.
+images is taken. One with an argument ``img`` but no ``img2``, basicsr's names of the two, judges the result
+alone (``calculate_niqe``), and so also sets without ground truth. Imports ``config`` and ``registry``; no
+torch.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ class Metric(ABC):
 
     Attributes:
         better: which of two results is the better one.
+        needs_target: whether it compares with something; if not, :meth:`statistic` gets None for it.
     """
 
     better: Literal["higher", "lower"] = "higher"
+    needs_target: bool = True
 
     @abstractmethod
     def statistic(self, prediction: Any, target: Any) -> Any:
@@ -92,7 +96,7 @@ class ImageMean(Mean):
     """The mean over images of a function of the restored image and its reference.
 
     Args:
-        function: such as basicsr's ``calculate_psnr``.
+        function: such as basicsr's ``calculate_psnr``, or ``calculate_niqe``, which takes no reference.
         kwargs: its keyword arguments.
         better: which of two values is the better one.
     """
@@ -102,10 +106,20 @@ class ImageMean(Mean):
     ) -> None:
         super().__init__()
         self.function, self.kwargs, self.better = function, kwargs, better
+        self.needs_target = _needs_target(function)
 
     @override
     def statistic(self, prediction: Any, target: Any) -> float:
-        return float(self.function(prediction, target, **self.kwargs))
+        images = (prediction, target) if self.needs_target else (prediction,)
+        return float(self.function(*images, **self.kwargs))
+
+
+def _needs_target(function: Callable[..., float]) -> bool:
+    try:
+        arguments = inspect.signature(function).parameters
+    except ValueError:  # compiled code may have none
+        return True
+    return "img2" in arguments or "img" not in arguments
 
 
 def build_metric(spec: Spec) -> Metric:

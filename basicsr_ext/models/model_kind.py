@@ -52,10 +52,10 @@ class Judgement:
     """What evaluating one sample gives.
 
     Attributes:
-        statistics: by metric, see :meth:`basicsr_ext.metrics.Metric.statistic`.
+        statistics: by metric, see :meth:`basicsr_ext.metrics.Metric.statistic`; only those that can be had.
         baselines: the same of results to compare with, by their name (``bicubic``).
         pictures: for logs, uint8 (H, W, 3) by name; asked for of the first samples only.
-        results: what ``val.save_img`` saves, images by file stem.
+        results: what ``val.save_img`` saves, images by file name without suffix, in sub-folders by ``/``.
     """
 
     statistics: Mapping[str, Any] = field(default_factory=dict)

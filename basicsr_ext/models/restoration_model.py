@@ -6,6 +6,8 @@ is imported.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +31,8 @@ from .model_kind import Judgement, ModelKind, Networks
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+LOG = logging.getLogger("basicsr_ext")
 
 LossSpec = Annotated[Spec, ConstructedBy(LOSSES, tried=True)]
 
@@ -104,7 +108,9 @@ class RestorationVal(Val):
     rgb2bgr: bool = Field(
         default=True, description="Metrics see BGR images (what basicsr's Y conversion expects)."
     )
-    use_image: bool = Field(default=True, description="Metrics see 8-bit images; false: unrounded values.")
+    use_image: bool = Field(
+        default=True, description="Metrics see 8-bit images; false: both sides unrounded."
+    )
     tile: PositiveInt | None = Field(
         default=None, description="Run images in tiles of this side (LQ pixels)."
     )
@@ -118,16 +124,36 @@ class RestorationVal(Val):
             yield Problem("val.tile_overlap", show(overlap), f"less than val.tile, which is {tile}")
 
 
+class HATTiles(Section):
+    """HAT's section for running images in tiles."""
+
+    tile_size: PositiveInt = Field(description="Side of the part of the image that a tile is run for.")
+    tile_pad: NonNegativeInt = Field(default=32, description="What a tile sees around it on each side.")
+
+
 class RestorationOptions(Options):
     """A run of supervised restoration."""
 
     train: RestorationTrain | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     val: RestorationVal = RestorationVal()  # pyright: ignore[reportIncompatibleVariableOverride]
+    tile: HATTiles | None = Field(
+        default=None,
+        description="HAT's spelling: val.tile is tile_size + 2 tile_pad, val.tile_overlap 2 tile_pad.",
+    )
+
+    @property
+    def tiling(self) -> tuple[int | None, int]:
+        """Side of tiles, None for whole images, and their overlap, in LQ pixels."""
+        if self.tile is not None:
+            return self.tile.tile_size + 2 * self.tile.tile_pad, 2 * self.tile.tile_pad
+        return self.val.tile, self.val.tile_overlap
 
     @classmethod
     @override
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
         yield from super().relations(facts, key)
+        if facts.written("tile") and facts.written("val.tile"):
+            yield Problem("tile", "it beside val.tile", "one of the two", "delete it")
         # 'upscale' is what BasicSR's own networks call the factor.
         upscale_factor, scale = facts.get("network_g.upscale"), facts.get("scale", 1)
         if isinstance(upscale_factor, int) and scale is not None and upscale_factor != scale:
@@ -159,6 +185,7 @@ class RestorationModel(ModelKind[RestorationOptions]):
         super().__init__(options, networks, device)
         self._metrics = {name: build_metric(spec) for name, spec in options.val.metrics.items()}
         self._bicubic: dict[tuple[str, int], dict[str, Any]] = {}
+        self._without_truth: set[str] = set()
 
     @override
     def start_training(self) -> None:
@@ -222,32 +249,55 @@ class RestorationModel(ModelKind[RestorationOptions]):
 
         network, val, scale = networks["net_g"], self.options.val, self.options.scale
         requirement = requirement_of(network, val.window_size)
-        restored = restore_tensor(network, item["lq"], scale, requirement, val.tile, val.tile_overlap)
-        image, stem = _to_image(restored), self.name_of(item)
-        if "gt" not in item:
-            return Judgement(results={stem: image})
-        lq, gt = _to_image(item["lq"]), _to_image(item["gt"])
-        statistics = self._statistics(image if val.use_image else _to_values(restored), gt)
+        restored = restore_tensor(network, item["lq"], scale, requirement, *self.options.tiling)
+        image, stem, lq, gt = _to_image(restored), self.name_of(item), _to_image(item["lq"]), item.get("gt")
+        in_metrics = _to_image if val.use_image else _to_values
+        reference = None if gt is None else in_metrics(gt)
+        if reference is None:
+            self._say_what_is_left_out(dataset)
+        statistics = self._statistics(in_metrics(restored), reference, stem)
         versions, baselines = {"LQ": lq}, {}
-        if scale > 1:
+        if scale > 1 and (draw or statistics):
             if draw or (dataset, index) not in self._bicubic:
                 versions["bicubic"] = upscale(lq, scale)
             if (dataset, index) not in self._bicubic:
-                self._bicubic[dataset, index] = self._statistics(versions["bicubic"], gt)
+                self._bicubic[dataset, index] = self._statistics(versions["bicubic"], reference, stem)
             baselines["bicubic"] = self._bicubic[dataset, index]
         if not draw:
             return Judgement(statistics, baselines, results={stem: image})
-        picture = comparison({**versions, "restored": image, "GT": gt})
-        return Judgement(statistics, baselines, {stem: picture}, {stem: image, f"{stem}_comparison": picture})
+        ground_truth = {} if gt is None else {"GT": _to_image(gt)}
+        picture = comparison({**versions, "restored": image, **ground_truth})
+        return Judgement(statistics, baselines, {stem: picture}, {stem: image})
 
     @override
     def name_of(self, item: Mapping[str, Any]) -> str:
-        return Path(str(item.get("lq_path") or item["gt_path"])).stem
+        # As BasicSR names results, by the low-quality file, but in the set's sub-folders.
+        file = Path(str(item.get("lq_path") or item["gt_path"]))
+        return (Path(str(item.get("name", ""))).parent / file.stem).as_posix()
 
-    def _statistics(self, image: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    def _say_what_is_left_out(self, dataset: str) -> None:
+        if dataset not in self._without_truth:
+            self._without_truth.add(dataset)
+            lacking = [name for name, metric in self._metrics.items() if metric.needs_target]
+            if lacking:
+                LOG.warning("%s has no ground truth: no %s", dataset, ", ".join(lacking))
+
+    def _statistics(self, image: np.ndarray, reference: np.ndarray | None, stem: str) -> dict[str, Any]:
+        """Return the statistic of every metric; NaN where it cannot be computed of this image."""
         if self.options.val.rgb2bgr:
-            image, reference = image[..., ::-1], reference[..., ::-1]
-        return {name: metric.statistic(image, reference) for name, metric in self._metrics.items()}
+            image, reference = image[..., ::-1], None if reference is None else reference[..., ::-1]
+        statistics: dict[str, Any] = {}
+        for name, metric in self._metrics.items():
+            if reference is None and metric.needs_target:
+                continue
+            try:
+                statistics[name] = metric.statistic(image, reference)
+            except (np.linalg.LinAlgError, RuntimeError) as error:
+                if type(error) not in (np.linalg.LinAlgError, RuntimeError):
+                    raise  # such as lack of memory
+                LOG.warning("%s cannot be computed of %s: %s", name, stem, error)
+                statistics[name] = math.nan
+        return statistics
 
 
 def _compute(loss: nn.Module, restored: Tensor, gt: Tensor, key: str) -> Any:

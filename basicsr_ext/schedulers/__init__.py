@@ -29,20 +29,23 @@ Iterations = Annotated[
 ]
 
 
-def learning_rate(scheduler: Scheduler | None, base: float, warmup_iter: int = -1) -> LearningRate:
+def learning_rate(
+    scheduler: Scheduler | None, base: float, warmup_iter: int = -1, warmup_lr: float = 0.0
+) -> LearningRate:
     """Return the function from iteration (1-based) to learning rate.
 
     Args:
         scheduler: the option file's; ``None`` keeps ``base``.
         base: the optimizer's learning rate.
-        warmup_iter: below this iteration the rate is ``base / warmup_iter * iteration``.
+        warmup_iter: below this iteration the rate rises linearly to ``base``.
+        warmup_lr: what it would be at iteration 0.
     """
     steps: Scheduler = scheduler or SCHEDULERS.find("MultiStepLR")(type="MultiStepLR", milestones=[])
     after_warmup = steps.rate(base, warmup_iter)
 
     def rate(iteration: int) -> float:
         if iteration < warmup_iter:
-            return base / warmup_iter * iteration
+            return warmup_lr + (base - warmup_lr) / warmup_iter * iteration
         return after_warmup(iteration)
 
     return rate

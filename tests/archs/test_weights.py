@@ -55,11 +55,25 @@ class TestWrappings:
 
     @pytest.mark.parametrize(
         ("content", "present"),
-        [({"params": {"a": torch.ones(1)}}, "'params'"), ({"a": torch.ones(1)}, "bare")],
+        [({"state_dict": {"a": torch.ones(1)}}, "'state_dict'"), ({"a": torch.ones(1)}, "bare")],
     )
     def test_an_absent_param_key_names_those_present(self, content, present):
         with pytest.raises(ValueError, match=f"no entry 'params_ema'; it has {present}"):
             load_weights(edt(), content, param_key="params_ema")
+
+    def test_params_stand_in_for_an_absent_param_key_and_the_report_says_so(self):
+        source, net = edt(1), edt(2)
+        report = load_weights(net, {"params": source.state_dict(), "state_dict": {}}, param_key="params_ema")
+        assert same(net, source)
+        assert (report.entry, report.other_entries) == ("params", ("state_dict",))
+        assert str(report).endswith(" tensors of 'params' taken")
+
+    @pytest.mark.parametrize("entry", ["", "params_ema", "state_dict"])
+    def test_without_params_the_default_key_takes_what_there_is(self, entry):
+        source, net = edt(1), edt(2)
+        state = source.state_dict()
+        assert load_weights(net, {entry: state} if entry else state, param_key="params").entry == entry
+        assert same(net, source)
 
     def test_what_lies_beside_a_lightning_network_is_left(self):
         source, net = edt(1), edt(2)

@@ -60,7 +60,7 @@ def test_steps_survive_being_written_and_read_again(tmp_path, train):
         (
             "{type: jpeg, quality: 30, scale: 2}",
             f"{STEP}.scale: found an unknown key, expected a key of a jpeg step;"
-            " known: type, prob, quality, subsampling",
+            " known: type, prob, quality, subsampling, corner_grid",
         ),
         (
             "{type: gaussian_noise, sigma: -1}",

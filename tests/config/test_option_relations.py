@@ -241,3 +241,10 @@ def test_data_of_phases_that_do_not_run_may_be_missing(paired, tmp_path):
     file = tmp_path / "o.yml"
     file.write_text(paired)
     assert load_options(file, phases=("val", "test")).name == "tiny"
+
+
+def test_a_start_of_the_warm_up_needs_one(complaints, change):
+    with_rate = change("total_iter: 100\n", "total_iter: 100\n  warmup_lr: 1e-5\n")
+    (line,) = complaints(with_rate)
+    assert "train.warmup_lr: found it without a warm-up, expected train.warmup_iter beside it" in line
+    assert complaints(with_rate.replace("warmup_lr", "warmup_iter: 10\n  warmup_lr")) == []

@@ -413,6 +413,37 @@ def test_stored_images_are_shrunk_as_matlab_shrinks_them():
     )
 
 
+def jpeg(image, quality, subsampling):
+    keys = {"type": "jpeg", "quality": quality, "subsampling": subsampling}
+    return degrade(np.ascontiguousarray(image), keys)
+
+
+@pytest.mark.parametrize(("subsampling", "block"), [("4:4:4", 8), ("4:2:0", 16)])
+@pytest.mark.parametrize("place", [(0, 0), (19, 37), (3, 0)])
+def test_a_grid_at_the_corner_is_that_of_the_crop_compressed_with_what_its_last_blocks_hold(
+    place, subsampling, block
+):
+    made = chain({"type": "jpeg", "quality": 10, "subsampling": subsampling, "corner_grid": 1})
+    size = 3 * block - 2
+    crop = made.crop(PICTURE, *place, size, sample_rng(0, 0))
+    # Two blocks more, so that colour is interpolated alike at the last pixels.
+    cut = PICTURE[place[0] :, place[1] :][: 5 * block, : 5 * block]
+    expected = jpeg(cut, 10, subsampling)[:size, :size]
+    difference = np.abs(crop.astype(int) - expected)
+    first = 0 if block == 8 or place == (0, 0) else 2  # colour is interpolated across the first pixels
+    np.testing.assert_array_equal(difference[first:, first:], 0)
+
+
+def test_the_share_of_grids_at_the_corner_is_the_one_asked_for():
+    made = chain({"type": "jpeg", "quality": 10, "subsampling": "4:4:4", "corner_grid": 0.25})
+    at_corner = chain({"type": "jpeg", "quality": 10, "subsampling": "4:4:4", "corner_grid": 1})
+    expected = at_corner.crop(PICTURE, 5, 5, 16, sample_rng(0, 0))
+    crops = [made.crop(PICTURE, 5, 5, 16, sample_rng(0, k)) for k in range(200)]
+    assert sum(np.array_equal(crop, expected) for crop in crops) == pytest.approx(50, abs=20)
+    elsewhere = jpeg(PICTURE, 10, "4:4:4")[5:21, 5:21]
+    assert all(np.array_equal(crop, expected) or np.array_equal(crop, elsewhere) for crop in crops)
+
+
 # --- mosaic -----------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.loader import build_train_loader
 from basicsr_ext.data.replacing import TRIES, Replacing
-from basicsr_ext.data.samples import SampleError
+from basicsr_ext.data.samples import SampleError, SmallImageError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 
 SEED = 7
@@ -141,3 +141,11 @@ def test_the_same_number_is_replaced_differently_under_another_seed(pairs):
 
     assert taken(1) == taken(1)
     assert taken(1) != taken(2)
+
+
+def test_images_replaced_for_their_size_leave_damage_an_error(pairs):
+    truncate(pairs / "GT/3.png")
+    dataset = Replacing(replacing(pairs).dataset, SEED, SmallImageError)
+    assert dataset[SampleRequest(0, 48, 1)]["replaced"].endswith("44x60 pixels, less than a patch of 48")
+    with pytest.raises(SampleError, match=r"3\.png"):
+        dataset[SampleRequest(3, 48, 2)]

@@ -1,5 +1,6 @@
 """Restormer's data set types."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ from sections import DualPixelKeys, DualPixelTrain, GaussianDenoisingKeys, Gauss
 from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import read_image, write_image
+from basicsr_ext.data.samples import SampleError, SmallImageError
 from basicsr_ext.data.sampling import SampleRequest
 
 
@@ -159,3 +161,81 @@ def test_the_size_check_looks_at_both_views(views, tmp_path, texture):
     write_image(tmp_path / "right/1.png", texture(40, 48, bits=16))
     (problem,) = check_sizes(build_train_dataset(DualPixelTrain(**views), 1, 0), 16)
     assert "1.png (40x48 pixels, ground truth 40x50 pixels)" in problem.found
+
+
+def small_set(folder, texture, type_="Dataset_PairedImage", scale=1, **keys):
+    gt = texture(20, 33)
+    write_image(folder / "GT/a.png", gt)
+    write_image(folder / "LQ/a.png", 255 - gt[::scale, ::scale][: 20 // scale, : 33 // scale])
+    roots = {"dataroot_gt": str(folder / "GT"), "dataroot_lq": str(folder / "LQ")}
+    return gt, build_train_dataset(PairedTrain(type=type_, **roots, use_hflip=False, **keys), scale, 0)
+
+
+@pytest.mark.parametrize("size", [24, 48, 96])
+def test_images_smaller_than_the_patch_are_mirrored_as_in_the_release(tmp_path, texture, size):
+    gt, dataset = small_set(tmp_path, texture, use_rot=False)
+    # basicsr's fork in Restormer, data_util.padding
+    padded = cv2.copyMakeBorder(gt, 0, max(0, size - 20), 0, max(0, size - 33), cv2.BORDER_REFLECT)
+    for k in range(5):
+        request = SampleRequest(0, size, k)
+        sample, place = dataset[request], dataset.place(request)
+        expected = padded[place.window].transpose(2, 0, 1) / np.float32(255)
+        np.testing.assert_array_equal(sample["gt"].numpy(), expected.astype(np.float32))
+        torch.testing.assert_close(sample["lq"], 1 - sample["gt"])
+
+
+def test_a_small_packed_image_is_mirrored_like_its_file(tmp_path, texture):
+    _, files = small_set(tmp_path, texture)
+    _, cached = small_set(tmp_path, texture, cache="disk")
+    assert cached.pairs.gt.reads_crops
+    assert not files.pairs.gt.reads_crops
+    for k in range(8):
+        request = SampleRequest(0, 27, k)
+        for side in ("gt", "lq"):
+            assert torch.equal(files[request][side], cached[request][side])
+
+
+def test_mirrored_low_quality_stays_on_the_ground_truth(tmp_path, coordinates):
+    write_image(tmp_path / "GT/a.png", coordinates(20, 33))
+    write_image(tmp_path / "LQ/a.png", coordinates(10, 16))
+    roots = {"dataroot_gt": str(tmp_path / "GT"), "dataroot_lq": str(tmp_path / "LQ")}
+    option = PairedTrain(type="PairedImageDataset", on_small_image="pad", **roots)
+    dataset = build_train_dataset(option, 2, 0)
+    for k in range(8):
+        sample = dataset[SampleRequest(0, 40, k)]
+        gt, lq = (np.rint(sample[side].numpy()[:2].astype(float) * 65535) for side in ("gt", "lq"))
+        np.testing.assert_array_equal(gt[:, ::2, ::2] // 2, lq)
+
+
+@pytest.mark.parametrize(
+    ("type_", "keys", "mode"),
+    [
+        ("Dataset_PairedImage", {}, "pad"),
+        ("PairedImageDataset", {}, "stop"),
+        ("Dataset_PairedImage", {"on_small_image": "stop"}, "stop"),
+        ("PairedImageDataset", {"on_small_image": "skip"}, "skip"),
+    ],
+)
+def test_small_images_are_padded_where_the_types_own_code_pads(tmp_path, texture, caplog, type_, keys, mode):
+    _, dataset = small_set(tmp_path, texture, type_, **keys)
+    option = PairedTrain(type=type_, dataroot_gt="", **keys)
+    with caplog.at_level("INFO", "basicsr_ext"):
+        problems = option.problems(dataset, "datasets.train", 24)
+    if mode == "stop":
+        assert "on_small_image: pad" in problems[0].fix
+    else:
+        assert problems == []
+        assert "datasets.train: 1 image smaller than the largest patch, 24 pixels, " in caplog.text
+    if mode != "pad":
+        with pytest.raises(SmallImageError, match="20x33 pixels, less than a patch of 24"):
+            dataset[SampleRequest(0, 24, 0)]
+
+
+def test_an_image_without_a_low_quality_pixel_stops_whatever_is_asked_for(tmp_path, texture):
+    write_image(tmp_path / "GT/a.png", texture(3, 33))
+    option = PairedTrain(type="PairedImageDataset", dataroot_gt=str(tmp_path / "GT"), on_small_image="pad")
+    dataset = build_train_dataset(option, 4, 0)
+    (problem,) = option.problems(dataset, "datasets.train", 16)
+    assert "a.png (3x33)" in problem.found
+    with pytest.raises(SampleError, match="3x33 pixels, less than 4x4"):
+        dataset[SampleRequest(0, 16, 0)]

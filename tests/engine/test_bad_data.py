@@ -61,3 +61,16 @@ def test_images_that_the_headers_give_away_are_warned_of_and_replaced(options, t
     options["datasets"]["train"]["on_bad_sample"] = "skip"
     assert train(load_options(options)).iteration == 8
     assert "4.bmp: cannot be decoded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["pad", "skip"])
+def test_images_smaller_than_the_largest_patch_are_padded_or_skipped_where_asked_for(
+    options, tmp_path, capsys, mode
+):
+    for number, side in ((3, 64), (4, 40)):  # the last stage's patch is 48
+        picture = np.full((side, 60, 3), number, np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"gt/{number}.bmp"), picture)
+    options["datasets"]["train"]["on_small_image"] = mode
+    assert train(load_options(options)).iteration == 8
+    assert capsys.readouterr().out.count("1 image smaller than the largest patch, 48 pixels, ") == 1
+    assert (counts(tmp_path / "run")[-1] > 0) is (mode == "skip")

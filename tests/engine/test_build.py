@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_options
+from helpers import same_bits, tiny_options
 
 from basicsr_ext import build_network, load_options, train
 from basicsr_ext.config import OptionError
@@ -176,3 +176,31 @@ def test_evaluation_sets_need_different_names(tmp_path):
     options["datasets"]["val_2"] = dict(options["datasets"]["val"])
     (line,) = problems_of(options)
     assert "datasets.val_2.name: found 'photos', expected a name no other set has" in line
+
+
+@pytest.mark.parametrize(
+    ("entries", "key", "taken", "line"),
+    [
+        (
+            ["params", "params_ema"],
+            None,
+            "params",
+            "param_key_g: params_ema takes the averaged weights instead",
+        ),
+        (["params", "params_ema"], "params_ema", "params_ema", "tensors of 'params_ema' taken"),
+        (["params"], "params_ema", "params", "there is no entry 'params_ema'; 'params' was taken"),
+        (["params_ema"], None, "params_ema", "tensors of 'params_ema' taken"),
+    ],
+)
+def test_weights_to_start_from_are_those_that_basicsr_takes(tmp_path, caplog, entries, key, taken, line):
+    options = tiny_options(tmp_path)
+    contents = {}
+    for seed, entry in enumerate(entries):
+        torch.manual_seed(seed)
+        contents[entry] = build_network(options["network_g"]).state_dict()
+    torch.save(contents, tmp_path / "weights.pth")
+    options["path"] |= {"pretrain_network_g": str(tmp_path / "weights.pth"), "param_key_g": key}
+    with caplog.at_level("INFO", "basicsr_ext"):
+        network = build_parts(load_options(options), 1, training=True).networks["net_g"]
+    assert same_bits(dict(network.state_dict()), dict(contents[taken]))
+    assert line in caplog.text

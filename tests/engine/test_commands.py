@@ -50,6 +50,7 @@ def test_test_py_prints_a_table_of_scores(tmp_path, train_command, options_file)
     assert train_command(options).returncode == 0
     options["path"] = {
         "pretrain_network_g": str(tmp_path / "run/models/net_g_latest.pth"),
+        "param_key_g": "params_ema",
         "results_root": str(tmp_path / "results"),
     }
     done = run_command(sys.executable, "test.py", "-opt", options_file(options))

@@ -198,11 +198,21 @@ def test_a_state_goes_to_an_optimizer_of_another_implementation(fused):
     assert {int(state["step"]) for state in after.state.values()} == {2}
 
 
-def test_a_training_state_of_basicsr_is_refused_with_what_can_be_taken_instead(tmp_path):
-    state = tmp_path / "theirs/training_states/5.state"
-    state.parent.mkdir(parents=True)
-    torch.save({"epoch": 0, "iter": 5, "optimizers": [], "schedulers": []}, state)
-    options = tiny_options(tmp_path / "ours")
-    options["path"]["resume_state"] = str(state)
-    with pytest.raises(OptionError, match=r"path\.resume_state: .*BasicSR.*path\.pretrain_network_g"):
-        train(load_options(options))
+@pytest.mark.parametrize("auto_resume", [False, True])
+def test_a_state_of_basicsrs_own_is_called_that_and_left_as_it_is(options, tmp_path, auto_resume):
+    from basicsr.models.base_model import BaseModel
+    from basicsr.models.lr_scheduler import MultiStepRestartLR
+
+    folder = tmp_path / "run"
+    (folder / "training_states").mkdir(parents=True)
+    model = BaseModel(
+        {"num_gpu": 0, "is_train": True, "path": {"training_states": folder / "training_states"}}
+    )
+    model.optimizers = [torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])]
+    model.schedulers = [MultiStepRestartLR(model.optimizers[0], [5])]
+    model.save_training_state(epoch=0, current_iter=4)
+    if not auto_resume:
+        options["path"]["resume_state"] = str(folder / "training_states/4.state")
+    (problem,) = starting_point(load_options(options), auto_resume)[2]
+    assert problem.found.startswith(f"{folder}/training_states/4.state, which BasicSR itself has written: ")
+    assert f"path.pretrain_network_g: {folder}/models/net_g_4.pth" in problem.fix

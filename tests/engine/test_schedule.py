@@ -109,6 +109,13 @@ def test_without_a_scheduler_the_rate_is_constant_after_warm_up():
     assert rate(100) == rate(4)
 
 
+def test_a_warm_up_rises_from_where_it_is_told_to():
+    rate = learning_rate(None, 2e-4, 10, 1e-5)
+    assert [rate(0), rate(5)] == pytest.approx([1e-5, 1.05e-4])
+    # What BasicSR goes on with is the last value of its own warm-up.
+    assert [rate(9), rate(10)] == pytest.approx([1.81e-4, 1.8e-4])
+
+
 def test_a_stage_begins_with_the_iteration_after_the_one_before_it_ends():
     stages = [Stage(iters, 16, 1) for iters in (2, 1, 3)]
     assert [stage_of(iteration, stages) for iteration in range(1, 7)] == [0, 0, 1, 2, 2, 2]

@@ -77,6 +77,7 @@ CHECKS: dict[str, Any] = {
     "minItems": lambda v, count, _: not isinstance(v, list) or len(v) >= count,
     "maxItems": lambda v, count, _: not isinstance(v, list) or len(v) <= count,
     "minLength": lambda v, count, _: not isinstance(v, str) or len(v) >= count,
+    "maxLength": lambda v, count, _: not isinstance(v, str) or len(v) <= count,
     "pattern": lambda v, pattern, _: not isinstance(v, str) or bool(re.search(pattern, v)),
     "minimum": number(lambda v, limit: v >= limit),
     "maximum": number(lambda v, limit: v <= limit),

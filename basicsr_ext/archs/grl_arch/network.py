@@ -26,11 +26,11 @@ from ..layers.checkpoint import checkpointed
 from ..layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from ..layers.drop_path import DropPath
 from ..layers.mlp import Mlp
-from ..layers.position_bias import PositionBias, look_up
+from ..layers.position_bias import PositionBias, log_coordinates, look_up
 from ..layers.windows import Side
 from ..padding import SizeRequirement, crop_to, pad_to
 from .biased_attention import biased_attention
-from .stripes import Tiling, mask_between
+from .stripes import Tiling, full_mask, mask_between
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
 _HEAD_WIDTH = 64
@@ -306,7 +306,8 @@ class GRL(nn.Module):
     square.
 
     Args:
-        img_size: size the released code prepared tables for; accepted without effect, any size works.
+        img_size: size the released code prepared tables for, which only :meth:`released_buffers` are of; any
+            size works.
         in_channels: image channels in; 3 are centred by DIV2K's mean. 6 for a dual-pixel pair.
         out_channels: image channels out; default ``in_channels``.
         embed_dim: width of the body, a multiple of twice the number of heads.
@@ -389,6 +390,7 @@ class GRL(nn.Module):
         _check_widths(embed_dim, depths, num_heads_window, num_heads_stripe)
         _check_stripes(stripe_size, stripe_groups, anchor_window_down_factor)
         out_channels = out_channels or in_channels
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.upscale = upscale
         self.upsampler = upsampler
         self.img_range = img_range
@@ -455,6 +457,37 @@ class GRL(nn.Module):
                 f"upsampler: found {self.upsampler!r}, expected 'pixelshuffle', 'pixelshuffledirect', "
                 "'nearest+conv' or ''"
             )
+
+    def released_buffers(self) -> dict[str, Tensor]:
+        """Return the tables, indices and masks by key that released checkpoints hold, for ``img_size``.
+
+        Coordinates (1, R, Q, 2) and masks (windows, queries, keys) are float32, positions in the former
+        (queries, keys) int64; ``a2w`` is from anchors to windows or stripes.
+
+        Raises:
+            ValueError: windows or stripes do not fit ``img_size``.
+        """
+        size, device = self.img_size, self.mean.device
+        layout = self._layout(torch.empty(1, 1, *size, device="meta"))
+        buffers: dict[str, Tensor] = {}
+        for name, tiling in (("w", layout.window), ("sh", layout.stripe), ("sv", layout.stripe_vertical)):
+            factor = 1 if name == "w" else self.anchor_factor
+            anchors = tiling.coarser(factor)
+            if any(side % part for side, part in zip(size, tiling.window, strict=True)):
+                raise ValueError(
+                    f"img_size: {size} is not a multiple of the window or stripe {tiling.window}"
+                )
+            grid = size[0] // tiling.window[0], size[1] // tiling.window[1]
+            table = log_coordinates(tiling.window, anchors.window, device, torch.float32)
+            places = torch.arange(table[..., 0].numel(), device=device).view(1, *table.shape[:2])
+            pairs = {"w": (tiling, tiling)}
+            if name != "w":
+                pairs = {f"{name}_a2w": (anchors, tiling), f"{name}_w2a": (tiling, anchors)}
+            buffers[f"table_{name}"] = table[None].clone()
+            for suffix, (queries, keys) in pairs.items():
+                buffers[f"index_{suffix}"] = look_up(places, queries.window, keys.window)[0]
+                buffers[f"mask_{suffix}"] = full_mask(queries, keys, grid, device)
+        return buffers
 
     def size_requirement(self) -> SizeRequirement:
         """Return the input size that all windows and stripes fit; :meth:`forward` pads by itself."""

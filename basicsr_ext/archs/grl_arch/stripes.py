@@ -73,6 +73,14 @@ def mask_between(
     )
 
 
+def full_mask(queries: Tiling, keys: Tiling, grid: Side, device: torch.device) -> Tensor:
+    """Return :func:`mask_between` of two shifted tilings, window by window: (I * J, N, K), float32."""
+    mask = mask_between(queries, keys, grid, device, torch.float32)
+    assert mask is not None, "shifted tilings have a mask"
+    kinds = [[int(place == count - 1 and count > 1) for place in range(count)] for count in grid]
+    return torch.stack([mask.table[i, j][mask.regions[i, j]] for i in kinds[0] for j in kinds[1]])
+
+
 @derived
 def _regions(window: Side, shift: Side, kinds: Side, device: torch.device) -> Tensor:
     """Number the regions 0..8 that the tokens of a window come from: (kinds of rows, of columns, N).

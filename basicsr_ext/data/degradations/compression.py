@@ -13,7 +13,7 @@ from ...registry import DEGRADATIONS
 from ..images import decode_image
 from ..transforms import to_unit
 from .operation import Operation, whole_number
-from .steps import Quality, Step
+from .steps import Probability, Quality, Step
 
 _SAMPLING = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
@@ -30,16 +30,21 @@ class Jpeg(Step):
     subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = Field(
         default="4:2:0", description="Resolution of the colour channels."
     )
+    corner_grid: Probability = Field(
+        default=0.0,
+        description="Share of the samples whose blocks are counted from the crop's corner, not the image's.",
+    )
 
     @override
     def draw(self, rng: np.random.Generator) -> Operation:
         """Return compression and decompression; the result is uint8.
 
-        Whole blocks are compressed, counted from the image's corner. Halved colour channels are coded in
-        blocks of twice the side, and libjpeg interpolates them across one pixel of the neighbours.
+        Whole blocks are compressed, counted from the image's corner or the crop's. Halved colour channels are
+        coded in blocks of twice the side, and libjpeg interpolates them across one pixel of the neighbours.
         """
         quality = whole_number(rng, self.quality)
         halved = self.subsampling != "4:4:4"
+        at_corner = self.corner_grid > 0 and rng.random() < self.corner_grid
 
         def compress(image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
             colour = image.shape[2] == 3
@@ -53,7 +58,18 @@ class Jpeg(Step):
             # Grey comes back repeated.
             return decode_image(data.tobytes(), "the compressed image")[..., : image.shape[2]]
 
-        return Operation(compress, margin=2 if halved else 0, block=16 if halved else 8)
+        def compress_from_corner(
+            image: np.ndarray, corner: tuple[int, int], rng: np.random.Generator
+        ) -> np.ndarray:
+            grid = tuple(slice(place % block, None) for place in corner)
+            result = _rounded(image, np.uint8).copy()
+            result[grid] = compress(image[grid], corner, rng)
+            return result
+
+        block = 16 if halved else 8
+        if at_corner:
+            return Operation(compress_from_corner, margin=block)
+        return Operation(compress, margin=2 if halved else 0, block=block)
 
 
 @DEGRADATIONS.register("quantize")
