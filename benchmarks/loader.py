@@ -47,6 +47,7 @@ from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, progress_bar
 from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.data.resize import downscale
+from basicsr_ext.data.samples import sample_maker
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage, sample_rng
 from basicsr_ext.data.store import Layout
 from basicsr_ext.data.transforms import random_corner, random_orientation
@@ -147,7 +148,10 @@ def _corners(size: tuple[int, int], step: int) -> list[tuple[int, int]]:
 
 
 def compare_samples(folder: Path, rounds: int) -> None:
-    """Print samples a second: random 192x192 crops of pairs, flipped, as float CHW tensors."""
+    """Print samples a second: random 192x192 crops of pairs, flipped, as CHW tensors.
+
+    Basicsr's are floats; ours are integers as loader processes send them, or floats as a data set gives them.
+    """
     arrays = [[read_image(path) for path in sorted((folder / name).iterdir())] for name in ("GT", "LQ")]
     contenders: dict[str, tuple[Run, int]] = {
         "basicsr, PNG files": (_theirs(folder / "GT", folder / "LQ", "disk"), 6),
@@ -158,6 +162,7 @@ def compare_samples(folder: Path, rounds: int) -> None:
         "ours, PNG files": (_ours(folder / "GT", folder / "LQ"), 6),
         "ours, store compressed as png": (_ours(folder / "GT-png.store", folder / "LQ-png.store"), 100),
         "ours, store, LQ made on the fly": (_ours(folder / "GT.store", None), 300),
+        "ours, store, as floats": (_ours(folder / "GT.store", folder / "LQ.store", floats=True), 2000),
         "ours, store": (_ours(folder / "GT.store", folder / "LQ.store"), 2000),
         "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True, True), 2000),
         "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, True, False), 2000),
@@ -215,12 +220,13 @@ def _theirs(gt: Path, lq: Path, backend: str) -> Run:
     return lambda number: dataset[number * 7919 % len(dataset)]
 
 
-def _ours(gt: Path, lq: Path | None) -> Run:
+def _ours(gt: Path, lq: Path | None, floats: bool = False) -> Run:
     option = for_training(PairedImages)(
         type="PairedImageDataset", dataroot_gt=str(gt), dataroot_lq=None if lq is None else str(lq)
     )
     dataset: Any = build_train_dataset(option, SCALE, 0)
-    return lambda number: dataset[SampleRequest(number * 7919 % len(dataset), PATCH, number)]
+    make = dataset.__getitem__ if floats else sample_maker(dataset)
+    return lambda number: make(SampleRequest(number * 7919 % len(dataset), PATCH, number))
 
 
 # --- Restormer's schedule --------------------------------------------------------------------------
@@ -240,6 +246,7 @@ def compare_schedules(folder: Path, rounds: int) -> None:
         type="PairedImageDataset", dataroot_gt=f"{sides[0]}.store", dataroot_lq=f"{sides[1]}.store"
     )
     dataset: Any = build_train_dataset(option, 1, 0)
+    sample = sample_maker(dataset)
     table = _table(
         "stage",
         "patch",
@@ -258,7 +265,7 @@ def compare_schedules(folder: Path, rounds: int) -> None:
         theirs = partial(restormer_batch, paths, patch, batch)
 
         def ours(requests: Any = requests) -> object:
-            return collate_train([dataset[request] for request in next(requests)])
+            return collate_train([sample(request) for request in next(requests)])
 
         read = [_bytes_read(make, files, rounds) for make in (theirs, ours)]
         for file in files:

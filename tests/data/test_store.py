@@ -19,7 +19,7 @@ from basicsr_ext.data import build_eval_dataset, build_train_dataset
 from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import ImageError, write_image
-from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.packing import PackingError, pack, verify
 from basicsr_ext.data.resize import downscale
@@ -179,7 +179,7 @@ def test_workers_and_ranks_share_a_store(pairs, workers):
 
     def batches(rank, world, batch):
         sampler = ProgressiveBatchSampler([Stage(12, 24, batch)], len(dataset), 0, rank, world)
-        return list(build_train_loader(dataset, sampler, workers))
+        return list(DevicePrefetcher(build_train_loader(dataset, sampler, workers), "cpu"))
 
     # This process has the database open when its workers are forked.
     dataset[SampleRequest(0, 24, 0)]
