@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import stat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from basicsr_ext.data.packing import PackingError, pack, verify
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 from basicsr_ext.data.sources import FileSource, LazyImage
-from basicsr_ext.data.store import Layout, decode_tile, encode_tile, tile_key
+from basicsr_ext.data.store import LISTING, Layout, decode_tile, encode_tile, tile_key
 
 LAYOUTS = [Layout(), Layout(3, 16), Layout(2, 20, "png"), Layout(1, 32, "webp")]
 
@@ -401,3 +402,16 @@ def test_a_store_that_cannot_be_written_is_an_error(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PackingError, match=r"file/x\.store: cannot be written"):
         pack(open_source(str(folder), "folder"), str(tmp_path / "file/x.store"), Layout())
+
+
+def test_the_names_of_the_shards_are_on_disk_before_the_listing_makes_the_store_complete(folder, monkeypatch):
+    on_disk, sync = [], os.fsync
+
+    def note(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            on_disk.append(set(os.listdir(descriptor)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    packed(folder, Layout(2))
+    assert any({"00.mdb", "01.mdb"} <= names and LISTING not in names for names in on_disk)
