@@ -88,8 +88,8 @@ def recover_from_all(recorder, folder):
 
 def test_every_crash_of_saves_rotations_and_best_updates_is_recovered_from(recorder, tmp_path):
     with recorder.recording(), locked(recorder.root / RUN):
-        checkpointer = Checkpointer(recorder.root / RUN, keep=2)
-        for iteration in (4, 8, 12, 16):
+        checkpointer = Checkpointer(recorder.root / RUN, keep=1)
+        for iteration in (4, 8, 12):
             save(recorder, checkpointer, iteration)
             if iteration < 12:
                 save_best(recorder, checkpointer, iteration)
