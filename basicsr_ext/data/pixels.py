@@ -50,5 +50,5 @@ class Pixels:
         if channels_last and values.ndim == 4:
             values = values.contiguous(memory_format=torch.channels_last)
         # By a tensor on the device: CUDA multiplies with the reciprocal of a number, which rounds twice.
-        peak = torch.full((), _PEAKS[values.dtype], device=values.device)
+        peak = torch.full((), _PEAKS[values.dtype], dtype=torch.float32, device=values.device)
         return values.to(torch.float32).div_(peak)

@@ -97,6 +97,7 @@ class Campaign:
         except Exception as error:
             self.failed = True
             self.console.print(f"{folder}: {type(error).__name__}: {error}", markup=False)
+        self.console.print(f"run {self._runs}: {ranks} ranks on {nodes} nodes, identical? {verdict}")
         self._report(ranks, nodes, workers, done, resumed_from, verdict)
         self.kills += len(done)
 
