@@ -29,7 +29,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, durable: bool
         OSError: it cannot be written; what was there before is intact.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, durable=durable)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     # Fails where the file exists, and gives it the permissions that the umask leaves.
     file = temporary.open("xb")
@@ -44,7 +44,25 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, durable: bool
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
+
+
+def make_folder(folder: Path, *, durable: bool = True) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Args:
+        folder: the folder.
+        durable: see to it that they are still there if the machine stops, and with them what is written
+            to them: wait for the disk.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if durable:
+        for path in reversed(missing):
+            sync_folder(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -53,7 +71,12 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of all that lies in a folder are on the disk.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk has failed.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

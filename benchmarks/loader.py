@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import statistics
 import time
@@ -42,11 +43,12 @@ from basicsr_ext.config.schema import for_training
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.images import decode_image, read_image, write_image
-from basicsr_ext.data.loader import collate_train
+from basicsr_ext.data.loader import build_train_loader, collate_train
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, progress_bar
 from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.data.resize import downscale
+from basicsr_ext.data.samples import sample_maker
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage, sample_rng
 from basicsr_ext.data.store import Layout
 from basicsr_ext.data.transforms import random_corner, random_orientation
@@ -58,6 +60,8 @@ SCENES = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycl
 RESTORMER = ((128, 8), (160, 5), (192, 4), (256, 2), (320, 1), (384, 1))
 RESTORMER_ITERS = (92000, 64000, 48000, 36000, 36000, 24000)
 LARGEST, BATCH, RESTORMER_SUB = 384, 8, 512
+# Of 16 pairs each, that a loader process makes.
+BATCHES = 100
 # Mean height and width of ILSVRC 2012's training images.
 IMAGENET = (387, 469)
 
@@ -77,6 +81,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     prepare(options.folder, options.images)
     compare_samples(options.folder, options.rounds)
+    compare_processes(options.folder, options.rounds)
     compare_schedules(options.folder, options.rounds)
     measure_for_scale(options.folder, options.rounds)
 
@@ -147,7 +152,10 @@ def _corners(size: tuple[int, int], step: int) -> list[tuple[int, int]]:
 
 
 def compare_samples(folder: Path, rounds: int) -> None:
-    """Print samples a second: random 192x192 crops of pairs, flipped, as float CHW tensors."""
+    """Print samples a second: random 192x192 crops of pairs, flipped, as CHW tensors.
+
+    Basicsr's are floats; ours are integers as loader processes send them, or floats as a data set gives them.
+    """
     arrays = [[read_image(path) for path in sorted((folder / name).iterdir())] for name in ("GT", "LQ")]
     contenders: dict[str, tuple[Run, int]] = {
         "basicsr, PNG files": (_theirs(folder / "GT", folder / "LQ", "disk"), 6),
@@ -158,6 +166,7 @@ def compare_samples(folder: Path, rounds: int) -> None:
         "ours, PNG files": (_ours(folder / "GT", folder / "LQ"), 6),
         "ours, store compressed as png": (_ours(folder / "GT-png.store", folder / "LQ-png.store"), 100),
         "ours, store, LQ made on the fly": (_ours(folder / "GT.store", None), 300),
+        "ours, store, as floats": (_ours(folder / "GT.store", folder / "LQ.store", floats=True), 2000),
         "ours, store": (_ours(folder / "GT.store", folder / "LQ.store"), 2000),
         "plain copy in memory, to float tensors": (partial(plain_copy, arrays, True, True), 2000),
         "plain copy in memory, uint8 arrays": (partial(plain_copy, arrays, True, False), 2000),
@@ -178,6 +187,48 @@ def compare_samples(folder: Path, rounds: int) -> None:
         middle = statistics.median(values)
         table.add_row(name, f"{middle * 1e3:.3f}", f"{1 / middle:,.0f}", f"{ratio:.2f}")
     Console().print(table)
+
+
+class FloatsOnly:
+    """A data set of which a loader knows nothing but what indexing gives."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, request: SampleRequest) -> Any:
+        return self._dataset[request]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+
+def compare_processes(folder: Path, rounds: int) -> None:
+    """Print what a pair costs that a loader process makes and hands over, as floats and as integers."""
+    option = for_training(PairedImages)(
+        type="PairedImageDataset", dataroot_gt=str(folder / "GT.store"), dataroot_lq=str(folder / "LQ.store")
+    )
+    dataset: Any = build_train_dataset(option, SCALE, 0)
+    kinds = {"as floats": FloatsOnly(dataset), "as integers": dataset}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, kind in kinds.items():
+            sampler = ProgressiveBatchSampler([Stage(BATCHES, PATCH, 16)], len(dataset), 0)
+            before = _spent()
+            for _batch in build_train_loader(kind, sampler, 1):
+                pass
+            children, here = (b - a for a, b in zip(before, _spent(), strict=True))
+            times[name].append((children / (16 * BATCHES), here / (16 * BATCHES)))
+    table = _table("sent", "ms of the loader process", "ms of the main process")
+    for name, values in times.items():
+        table.add_row(name, *(f"{statistics.median(side) * 1e3:.3f}" for side in zip(*values, strict=True)))
+    Console().print(table)
+
+
+def _spent() -> tuple[float, float]:
+    """Return the CPU time of all loader processes that have ended, and of this process."""
+    sides = (resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
+    children, here = (side.ru_utime + side.ru_stime for side in sides)
+    return children, here
 
 
 def plain_copy(arrays: Sequence[Sequence[np.ndarray]], flips: bool, tensors: bool, number: int) -> object:
@@ -215,12 +266,13 @@ def _theirs(gt: Path, lq: Path, backend: str) -> Run:
     return lambda number: dataset[number * 7919 % len(dataset)]
 
 
-def _ours(gt: Path, lq: Path | None) -> Run:
+def _ours(gt: Path, lq: Path | None, floats: bool = False) -> Run:
     option = for_training(PairedImages)(
         type="PairedImageDataset", dataroot_gt=str(gt), dataroot_lq=None if lq is None else str(lq)
     )
     dataset: Any = build_train_dataset(option, SCALE, 0)
-    return lambda number: dataset[SampleRequest(number * 7919 % len(dataset), PATCH, number)]
+    make = dataset.__getitem__ if floats else sample_maker(dataset)
+    return lambda number: make(SampleRequest(number * 7919 % len(dataset), PATCH, number))
 
 
 # --- Restormer's schedule --------------------------------------------------------------------------
@@ -240,6 +292,7 @@ def compare_schedules(folder: Path, rounds: int) -> None:
         type="PairedImageDataset", dataroot_gt=f"{sides[0]}.store", dataroot_lq=f"{sides[1]}.store"
     )
     dataset: Any = build_train_dataset(option, 1, 0)
+    sample = sample_maker(dataset)
     table = _table(
         "stage",
         "patch",
@@ -258,7 +311,7 @@ def compare_schedules(folder: Path, rounds: int) -> None:
         theirs = partial(restormer_batch, paths, patch, batch)
 
         def ours(requests: Any = requests) -> object:
-            return collate_train([dataset[request] for request in next(requests)])
+            return collate_train([sample(request) for request in next(requests)])
 
         read = [_bytes_read(make, files, rounds) for make in (theirs, ours)]
         for file in files:

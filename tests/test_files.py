@@ -62,6 +62,15 @@ def test_durable_files_and_their_folders_are_on_disk_before_the_call_returns(tmp
     assert [stat.S_ISDIR(mode) for mode in synced] == [False, True]
 
 
+def test_new_folders_are_on_disk_in_the_folders_that_they_are_in(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    write_atomically(tmp_path / "a/b/quick", b"data", durable=False)
+    assert synced == []
+    write_atomically(tmp_path / "c/d/checkpoint", b"data")
+    assert synced[:2] == [folder.stat().st_ino for folder in (tmp_path, tmp_path / "c")]
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
 def test_permissions_are_those_of_any_new_file(tmp_path, mask):
     before = os.umask(mask)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import Problem
 from .images import ImageError
+from .loader import to_device
 from .pairs import CropPlace, ImagePairs, in_pixels
+from .pixels import Pixels
 from .resize import cut_to_multiple
 from .samples import EvalItem, EvalSet, SampleError, SmallImageError, TrainSample, TrainSet
 from .sampling import SampleRequest, sample_rng
@@ -51,12 +55,16 @@ class TrainPairs:
         return len(self._gt)
 
     def __getitem__(self, request: SampleRequest) -> TrainSample:
+        return to_device(self.compact(request), torch.device("cpu"))
+
+    def compact(self, request: SampleRequest) -> Mapping[str, Any]:
+        """Return the sample as it is sent to the device: images of integers as :class:`Pixels`."""
         path = self._gt.path(request.index)
         try:
             gt, lq = self._crops(request)
             return {
-                "gt": torch.from_numpy(self.pairs.convert(gt)),
-                "lq": torch.from_numpy(self.pairs.convert(lq)),
+                "gt": _to_send(self.pairs.convert.compact(gt)),
+                "lq": _to_send(self.pairs.convert.compact(lq)),
                 "gt_path": path,
                 "lq_path": self.pairs.lq.path(request.index) or path,
                 "k": request.k,
@@ -219,6 +227,11 @@ def check_sizes(
 
 def _count(images: list[str]) -> str:
     return f"{len(images)} image{'s'[: len(images) > 1]}"
+
+
+def _to_send(image: np.ndarray) -> Tensor | Pixels:
+    tensor = torch.from_numpy(image)
+    return tensor if tensor.is_floating_point() else Pixels(tensor)
 
 
 def _reason(error: Exception, path: str) -> str:

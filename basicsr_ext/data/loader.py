@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data import default_collate as stack
 
 from .images import run_single_threaded
-from .samples import EvalItem, EvalSet, SampleError, TrainBatch, TrainSample, TrainSet
+from .pixels import Pixels
+from .samples import EvalItem, EvalSet, SampleError, TrainSet, sample_maker
 from .sampling import SampleRequest
 
 
@@ -74,8 +75,8 @@ def build_eval_loader(
     )
 
 
-def collate_train(samples: Sequence[TrainSample]) -> TrainBatch:
-    """Make a batch of samples.
+def collate_train(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make a batch of samples: tensors and :class:`Pixels` are stacked; texts and ``k`` come in lists.
 
     Raises:
         SampleError: a sample's tensors differ from the others' in shape.
@@ -89,19 +90,17 @@ def collate_train(samples: Sequence[TrainSample]) -> TrainBatch:
                     f"sample {sample['k']}, {sample.get('gt_path', 'of unknown path')}:"
                     f" {key} has shape {list(shape)}, others of its batch {list(usual)}"
                 )
-    others = [{key: value for key, value in sample.items() if key != "k"} for sample in samples]
-    batch: TrainBatch = stack(others)
-    batch["k"] = [sample["k"] for sample in samples]
-    return batch
+    batch = {key: _joined([sample[key] for sample in samples]) for key in samples[0] if key != "k"}
+    return {**batch, "k": [sample["k"] for sample in samples]}
 
 
-def batch_of(samples: Sequence[tuple[str, TrainSample]]) -> Any:
+def batch_of(samples: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
     """Make a micro-batch of samples with their sources: one batch, or one of each source by its name.
 
     Raises:
         SampleError: a sample's tensors differ from the others' of its source in shape.
     """
-    sources: dict[str, list[TrainSample]] = {}
+    sources: dict[str, list[Mapping[str, Any]]] = {}
     for source, sample in samples:
         sources.setdefault(source, []).append(sample)
     batches = {source: collate_train(members) for source, members in sources.items()}
@@ -109,9 +108,14 @@ def batch_of(samples: Sequence[tuple[str, TrainSample]]) -> Any:
 
 
 def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
-    """Return a batch, or a nest of them, with its tensors on ``device``, images in the wanted layout."""
+    """Return a batch, or a nest of them, on ``device``, where :class:`Pixels` become floats in 0..1.
+
+    ``channels_last`` is the memory layout of what has four dimensions.
+    """
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last) for key, value in batch.items()}
+    if isinstance(batch, Pixels):
+        return batch.floats(device, channels_last=channels_last)
     if not isinstance(batch, Tensor):
         return batch
     moved = batch.to(device, non_blocking=True)
@@ -126,7 +130,7 @@ def collate_eval(items: Sequence[EvalItem]) -> EvalItem:
 
 
 class DevicePrefetcher:
-    """Yields a loader's batches with their tensors on ``device``.
+    """Yields a loader's batches as they arrive on ``device``, see :func:`to_device`.
 
     To a GPU, pinned tensors are copied on a stream of their own while the previous step computes.
 
@@ -177,6 +181,16 @@ class DevicePrefetcher:
         return moved
 
 
+def _joined(values: list[Any]) -> Any:
+    """Return what a batch holds of one key's values."""
+    if not any(isinstance(value, Pixels) for value in values):
+        return stack(values)
+    if len({value.values.dtype if isinstance(value, Pixels) else None for value in values}) == 1:
+        return Pixels(stack([value.values for value in values]))
+    # Images of several depths, or some that a degradation has left as floats.
+    return stack([value.floats() if isinstance(value, Pixels) else value for value in values])
+
+
 def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
@@ -192,20 +206,21 @@ def _replaced(batch: Any) -> int:
     return sum(map(bool, batch.get("replaced", ()))) + sum(map(_replaced, batch.values()))
 
 
-class _Watched(Dataset[tuple[str, TrainSample] | SampleError]):
+class _Watched(Dataset[tuple[str, Mapping[str, Any]] | SampleError]):
     """Samples with their sources, and a note of what each worker is making, for when one dies."""
 
     def __init__(self, dataset: TrainSet, num_workers: int) -> None:
         self.dataset = dataset
+        self._make = sample_maker(dataset)
         # Per worker: process, sample, image.
         self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
 
-    def __getitem__(self, request: SampleRequest) -> tuple[str, TrainSample] | SampleError:
+    def __getitem__(self, request: SampleRequest) -> tuple[str, Mapping[str, Any]] | SampleError:
         worker = get_worker_info()
         if worker is not None:
             self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
         try:
-            return request.source, self.dataset[request]
+            return request.source, self._make(request)
         except SampleError as error:
             # Raised where the batch is wanted: a worker would wrap its whole traceback into the message.
             return error
@@ -256,9 +271,9 @@ def _end_workers(batches: Any) -> None:
                 worker.kill()
 
 
-def _collate_or_fail(samples: Sequence[tuple[str, TrainSample] | SampleError]) -> Any:
+def _collate_or_fail(samples: Sequence[tuple[str, Mapping[str, Any]] | SampleError]) -> Any:
     """Make a batch, or hand on the first error."""
-    made: list[tuple[str, TrainSample]] = []
+    made: list[tuple[str, Mapping[str, Any]]] = []
     for sample in samples:
         if isinstance(sample, SampleError):
             return sample

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..files import remove_leftovers
+from ..files import make_folder, remove_leftovers, sync_folder
 from .databases import close_environments, environment
 from .images import ImageError
 from .sources import StoredSource, first_few
@@ -110,7 +110,7 @@ def pack(
 
     names = _suitable_names(source)
     try:
-        os.makedirs(folder, exist_ok=True)
+        make_folder(Path(folder))
         with _exclusive(folder):
             remove_leftovers(Path(folder))
             layout = _ensure_layout(folder, layout)
@@ -301,6 +301,8 @@ def _update(source: StoredSource, names: list[bytes], shards: _Shards, workers: 
     if errors:
         raise PackingError("\n".join(errors))
     if not listing.exists():
+        # The listing must not be there without the files of the shards; LMDB syncs only what they hold.
+        sync_folder(listing.parent)
         write_listing(shards.folder, [(name, headers[name]) for name in names])
     return Packed(kept, len(todo))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from .pairs import ImagePairs
-from .samples import SampleError, TrainSample, TrainSet, source_sizes
+from .samples import SampleError, TrainSample, TrainSet, sample_maker, source_sizes
 from .sampling import Purpose, SampleRequest, sample_rng
 
 TRIES = 20
@@ -41,13 +42,20 @@ class Replacing:
         return source_sizes(self.dataset)
 
     def __getitem__(self, request: SampleRequest) -> TrainSample:
+        return self._made(self.dataset.__getitem__, request)
+
+    def compact(self, request: SampleRequest) -> Mapping[str, Any]:
+        """Return the sample as it is sent to the device."""
+        return self._made(sample_maker(self.dataset), request)
+
+    def _made(self, make: Callable[[SampleRequest], Any], request: SampleRequest) -> Any:
         try:
-            return {**self.dataset[request], "replaced": ""}
+            return {**make(request), "replaced": ""}
         except self._kind as error:
             reason = str(error)
         for index in self._others(request):
             try:
-                return {**self.dataset[replace(request, index=index)], "replaced": reason}
+                return {**make(replace(request, index=index)), "replaced": reason}
             except self._kind:
                 continue
         raise SampleError(f"{reason}; none of {TRIES} other images could take its place")

@@ -6,8 +6,8 @@ w * scale). A data set of basicsr's or of a plug-in's may lack what is not requi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from typing_extensions import NotRequired
 
@@ -42,17 +42,6 @@ class TrainSample(TypedDict):
     replaced: NotRequired[str]
 
 
-class TrainBatch(TypedDict):
-    """Samples of one size: tensors stacked, (B, C, H, W), everything else in lists."""
-
-    lq: Tensor
-    gt: Tensor
-    k: list[int]
-    lq_path: NotRequired[list[str]]
-    gt_path: NotRequired[list[str]]
-    replaced: NotRequired[list[str]]
-
-
 class EvalItem(TypedDict):
     """A whole image and its number; in a loader's batch of one, tensors are (1, C, H, W)."""
 
@@ -65,7 +54,11 @@ class EvalItem(TypedDict):
 
 
 class TrainSet(Protocol):
-    """A data set to train on; a sample depends on its request alone."""
+    """A data set to train on; a sample depends on its request alone.
+
+    It may have a method ``compact`` beside: takes a request, returns the same sample with images as
+    :class:`~.pixels.Pixels`. The loader then sends these to the device, which makes floats of them.
+    """
 
     def __len__(self) -> int: ...
 
@@ -86,6 +79,11 @@ def source_sizes(dataset: TrainSet) -> dict[str, int]:
     A set with several sources, such as tasks, has them in its attribute ``sizes``.
     """
     return getattr(dataset, "sizes", None) or {"": len(dataset)}
+
+
+def sample_maker(dataset: TrainSet) -> Callable[[SampleRequest], Mapping[str, Any]]:
+    """Return what makes the samples of a training set as loaders send them: ``compact``, if it has it."""
+    return getattr(dataset, "compact", dataset.__getitem__)
 
 
 def in_words(sizes: Mapping[str, int]) -> str:

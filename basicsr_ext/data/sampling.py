@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 from zlib import crc32
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 _WORD = 2**64
 
@@ -39,9 +41,19 @@ def sample_rng(seed: int, k: int, purpose: int = Purpose.SAMPLE) -> np.random.Ge
     Philox (Salmon et al., SC 2011) keyed with (seed, k); the purpose starts its counter so far apart
     that streams of different purposes cannot meet.
     """
-    key = np.array([seed % _WORD, k], np.uint64)
+    key: Any = _Key(np.array([seed % _WORD, k], np.uint64))
     counter = np.array([0, 0, 0, purpose], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(key, counter=counter))
+
+
+class _Key(ISeedSequence):
+    """Philox's key as it is; given as ``key=``, NumPy would ask the system for random numbers first."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> np.ndarray:
+        return self._words
 
 
 @contextmanager

@@ -190,25 +190,22 @@ class StoreSource(StoredSource):
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
         rows, columns, channels, depth = self.shapes[index].tolist()
         require_inside((rows, columns), top, left, height, width)
-        name, side = self._name(index), self.layout.tile
-        bottom, right, across = top + height, left + width, -(-columns // side)
-        crop = np.empty((height, width, channels), _KINDS[depth])
+        name, kind = self._name(index), _KINDS[depth]
+        down = _cuts(top, top + height, rows, self.layout.tile)
+        across = _cuts(left, left + width, columns, self.layout.tile)
+        tiles_a_row = -(-columns // self.layout.tile)
+        crop = np.empty((height, width, channels), kind)
         # The views of a tile end with the transaction; only what is copied stays.
         with environment(self._shards[self.layout.shard(name)]).begin(buffers=True) as transaction:
-            for y in range(top // side * side, bottom, side):
-                first, last = max(y, top), min(y + side, bottom)
-                for x in range(left // side * side, right, side):
-                    begin, end = max(x, left), min(x + side, right)
-                    number = y // side * across + x // side
+            for y, tile_height, to_rows, from_rows in down:
+                for x, tile_width, to_columns, from_columns in across:
+                    number = y * tiles_a_row + x
                     data = transaction.get(tile_key(name, number))
-                    shape = (min(side, rows - y), min(side, columns - x), channels)
                     try:
-                        tile = decode_tile(data, shape, _KINDS[depth], self.layout)
+                        tile = decode_tile(data, (tile_height, tile_width, channels), kind, self.layout)
                     except ValueError as error:
                         raise ImageError(f"{self.path(index)}: tile {number} {error}") from None
-                    crop[first - top : last - top, begin - left : end - left] = tile[
-                        first - y : last - y, begin - x : end - x
-                    ]
+                    crop[to_rows, to_columns] = tile[from_rows, from_columns]
         return crop if channels == 3 else np.repeat(crop, 3, axis=2)
 
     @cached_property
@@ -273,7 +270,7 @@ def decode_tile(data: Any, shape: tuple[int, int, int], kind: np.dtype[Any], lay
         return image.reshape(shape)
     if len(data) != shape[0] * shape[1] * shape[2] * kind.itemsize:
         raise ValueError("is damaged")
-    return np.frombuffer(data, kind).reshape(shape)
+    return np.ndarray(shape, kind, data)
 
 
 def open_store(folder: str, key: str) -> StoreSource:
@@ -371,6 +368,27 @@ def write_listing(folder: str, images: Sequence[tuple[bytes, Header]]) -> None:
         for name, header in images
     ]
     write_atomically(Path(folder, LISTING), ("\n".join(lines) + "\n").encode())
+
+
+def _cuts(start: int, stop: int, extent: int, side: int) -> list[tuple[int, int, slice, slice]]:
+    """Return along one axis every tile under the values ``start`` to ``stop`` of an image.
+
+    Returns:
+        Number of the tile, its length, its share of the crop, and where in the tile that lies.
+    """
+    cuts = []
+    for number in range(start // side, -(-stop // side)):
+        tile = number * side
+        first, last = max(tile, start), min(tile + side, stop)
+        cuts.append(
+            (
+                number,
+                min(side, extent - tile),
+                slice(first - start, last - start),
+                slice(first - tile, last - tile),
+            )
+        )
+    return cuts
 
 
 def _source(folder: str, layout: Layout, names: Sequence[bytes], shapes: np.ndarray) -> StoreSource:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from .images import grey
@@ -35,7 +36,12 @@ class Orientation:
     transpose: bool = False
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Return an oriented view of ``image``."""
+        """Return ``image`` (H, W, C), oriented; it may share memory."""
+        if image.shape[2] == 3:
+            # NumPy would copy a mirrored view of three channels value by value.
+            if self.hflip or self.vflip:
+                image = cv2.flip(image, -1 if self.hflip and self.vflip else int(self.hflip))
+            return cv2.transpose(image) if self.transpose else image
         if self.hflip:
             image = image[:, ::-1]
         if self.vflip:
@@ -123,17 +129,32 @@ class Conversion:
         Raises:
             ValueError: ``mean`` or ``std`` does not fit the number of channels.
         """
+        return to_unit(self.compact(image))
+
+    def compact(self, image: np.ndarray) -> np.ndarray:
+        """Convert ``image``, but leave integers undivided where nothing has needed them as floats.
+
+        Raises:
+            ValueError: ``mean`` or ``std`` does not fit the number of channels.
+        """
         if self.color == "y":
             image = luma(image)
         elif to_grey := GREYS.get(self.color):
             image = to_grey(image)
-        # Bytes are cheaper to rearrange than floats.
-        planes = to_unit(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # Before the division: bytes are cheaper to rearrange than floats.
+        planes = _planes(image)
         if self.mean is not None:
-            planes = planes - _per_channel(self.mean, len(planes), "mean")
+            planes = to_unit(planes) - _per_channel(self.mean, len(planes), "mean")
         if self.std is not None:
-            planes = planes / _per_channel(self.std, len(planes), "std")
+            planes = to_unit(planes) / _per_channel(self.std, len(planes), "std")
         return planes
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) as a contiguous (C, H, W) copy."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    cv2.split(image, list(planes))
+    return planes
 
 
 def _per_channel(values: Sequence[float], channels: int, key: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import remove_leftovers, write_atomically
+from ..files import make_folder, remove_leftovers, write_atomically
 from .logger import LOG
 
 
@@ -136,7 +136,7 @@ class Checkpointer:
             return None
         aside = self.folder / f"newer_than_{iteration}_{time.strftime('%Y%m%d_%H%M%S')}"
         for folder in (self._models, self._states):
-            (aside / folder.name).mkdir(parents=True)
+            make_folder(aside / folder.name)
         for path in (path for path, number in files.items() if number is None):
             shutil.copy2(path, aside / path.relative_to(self.folder))
         # The newest goes first, and its manifest before the rest: without it, that is no checkpoint.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..files import make_folder
 from .logger import LOG
 
 _NAME = "run.lock"
@@ -34,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
         OSError: the folder cannot be created or written to.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / _NAME
     file = _open_and_lock(path)
     try:

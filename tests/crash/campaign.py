@@ -1,12 +1,14 @@
 """Kill training runs at random and aimed-at moments, resume them, and compare how they end, bit for bit.
 
-    python tests/crash/campaign.py --kills 50 --ranks 1 2 3 4
+    python tests/crash/campaign.py --kills 100 --ranks 1 2 3 4 --nodes 1 2
 
 Every run is tiny but has all that is random in it: drop path, mixup, noise on the fly, accumulation,
 averaged weights, three stages. It is killed with SIGKILL (all processes of it) at a random moment, while a
 checkpoint is being written, during validation, at the end of a stage or while starting; then started again
-with --auto_resume, until it ends by itself. Weights, averaged weights, optimizer, generators, best scores
-and the whole log must then equal those of a run that nobody killed. Exits with 1 if anything differs.
+with --auto_resume, until it ends by itself. Of two nodes, which are two agents of torchrun on the loopback,
+one alone may be killed: the other has to end by itself then. Weights, averaged weights, optimizer,
+generators, best scores and the whole log must equal in the end those of a run, on one node, that nobody
+killed. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Campaign:
         for heading in (
             "run",
             "ranks",
+            "nodes",
             "workers",
             "killed",
             "after iteration",
@@ -68,21 +71,21 @@ class Campaign:
         self._runs = 0
         make_images(self.images)
 
-    def run(self, ranks: int, workers: Sequence[int], kills: int) -> None:
+    def run(self, ranks: int, nodes: int, workers: Sequence[int], kills: int) -> None:
         """Kill one run up to ``kills`` times and compare its end."""
         self._runs += 1
-        folder = self.folder / f"run{self._runs}_{ranks}ranks"
+        folder = self.folder / f"run{self._runs}_{ranks}ranks_{nodes}nodes"
         plan = cycle(workers)
         done: list[Kill] = []
         resumed_from, verdict = None, "NO"
         try:
             expected = self.expected(ranks)
             while len(done) < kills:
-                kill = self._kill_once(folder, ranks, next(plan))
+                kill = self._kill_once(folder, ranks, nodes, next(plan))
                 if kill is None:
                     break
                 done.append(kill)
-            with Attempt(folder, self.images, ranks, next(plan)) as attempt:
+            with Attempt(folder, self.images, ranks, next(plan), nodes) as attempt:
                 code = attempt.finish()
                 resumed_from = attempt.resumed_from()
                 if code:
@@ -94,7 +97,8 @@ class Campaign:
         except Exception as error:
             self.failed = True
             self.console.print(f"{folder}: {type(error).__name__}: {error}", markup=False)
-        self._report(ranks, workers, done, resumed_from, verdict)
+        self.console.print(f"run {self._runs}: {ranks} ranks on {nodes} nodes, identical? {verdict}")
+        self._report(ranks, nodes, workers, done, resumed_from, verdict)
         self.kills += len(done)
 
     def expected(self, ranks: int) -> dict:
@@ -107,10 +111,10 @@ class Campaign:
             self._expected[ranks] = final_state(folder)
         return self._expected[ranks]
 
-    def _kill_once(self, folder: Path, ranks: int, workers: int) -> Kill | None:
+    def _kill_once(self, folder: Path, ranks: int, nodes: int, workers: int) -> Kill | None:
         newest = max((int(path.stem) for path in folder.glob("training_states/*.json")), default=0)
-        aim = draw_aim(self._rng, newest, pace=TOTAL // KILLS_A_RUN)
-        with Attempt(folder, self.images, ranks, workers) as attempt:
+        aim = draw_aim(self._rng, newest, pace=TOTAL // KILLS_A_RUN, nodes=nodes)
+        with Attempt(folder, self.images, ranks, workers, nodes) as attempt:
             hit = aim.hit(attempt)
             if not hit and attempt.finish():
                 raise ChildProcessError(f"ended by itself before the kill:\n{attempt.output()[-2000:]}")
@@ -121,13 +125,20 @@ class Campaign:
         return Kill(aim.name, workers, iteration, left_behind(folder), resumed_from)
 
     def _report(
-        self, ranks: int, workers: Sequence[int], kills: list[Kill], last: int | None, verdict: str
+        self,
+        ranks: int,
+        nodes: int,
+        workers: Sequence[int],
+        kills: list[Kill],
+        last: int | None,
+        verdict: str,
     ) -> None:
         resumed = [*(kill.resumed_from for kill in kills[1:]), last]
         for number, (kill, after) in enumerate(zip(kills, resumed, strict=True)):
             self.table.add_row(
                 str(self._runs) if number == 0 else "",
                 str(ranks),
+                str(nodes),
                 str(kill.workers),
                 kill.aim,
                 str(kill.iteration or "before the first"),
@@ -136,7 +147,7 @@ class Campaign:
                 "?" if after is None else str(after),
             )
         who = f"{len(kills)} kills, {' or '.join(map(str, workers))} workers"
-        self.table.add_row("", str(ranks), "", who, "", "", "", verdict, end_section=True)
+        self.table.add_row("", str(ranks), str(nodes), "", who, "", "", "", verdict, end_section=True)
 
 
 def _grouped(names: Sequence[str]) -> str:
@@ -156,6 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ranks", type=int, nargs="+", default=[1, 2, 3, 4], help="processes a run; default: 1 to 4"
     )
     parser.add_argument(
+        "--nodes",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="nodes a run, where they can share its processes evenly; default: 1 and 2",
+    )
+    parser.add_argument(
         "--workers",
         nargs="+",
         choices=list(WORKERS),
@@ -171,13 +189,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"seed {seed}")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="crash_campaign_"))
     campaign = Campaign(folder, seed, console)
-    kinds = [(ranks, WORKERS[name]) for name in options.workers for ranks in options.ranks]
+    kinds = [
+        (ranks, nodes, WORKERS[name])
+        for name in options.workers
+        for nodes in options.nodes
+        for ranks in options.ranks
+        if ranks % nodes == 0
+    ]
     runs = max(len(kinds), math.ceil(options.kills / KILLS_A_RUN))
-    for ranks, workers in cycle(kinds):
+    for ranks, nodes, workers in cycle(kinds):
         left = options.kills - campaign.kills
         if not left or campaign.failed:
             break
-        campaign.run(ranks, workers, min(left, math.ceil(options.kills / runs)))
+        campaign.run(ranks, nodes, workers, min(left, math.ceil(options.kills / runs)))
     console.print(campaign.table)
     console.print(
         f"{campaign.kills} kills; {'DIFFERENCES FOUND, see above' if campaign.failed else 'no difference'}"

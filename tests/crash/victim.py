@@ -10,11 +10,13 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOTAL = 48
 STAGE_ENDS = (16, 32)
 TIMINGS = {"iterations_per_second", "data_wait"}
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds without an end after which a process counts as hanging."""
 _MARK = "CRASH_CAMPAIGN_ATTEMPT"
 
@@ -102,29 +104,36 @@ def options(folder: Path, images: Path, workers: int) -> dict[str, Any]:
 
 
 class Attempt:
-    """One start of the run, as processes of their own; ``with`` makes sure that none is left."""
+    """One start of the run, as processes of their own; ``with`` makes sure that none is left.
 
-    def __init__(self, folder: Path, images: Path, ranks: int, workers: int) -> None:
-        self.folder = folder
+    Args:
+        folder: of the run.
+        images: as :func:`make_images` made them.
+        ranks: over all nodes.
+        workers: of the loader of each rank.
+        nodes: agents of torchrun, which find each other on this machine's loopback.
+    """
+
+    def __init__(self, folder: Path, images: Path, ranks: int, workers: int, nodes: int = 1) -> None:
+        self.folder, self.nodes = folder, nodes
         folder.mkdir(parents=True, exist_ok=True)
         self._mark = uuid.uuid4().hex
         self._output = folder / "output.txt"
-        self._seen = 0.0
         option_file = folder / "victim.yml.in"
         option_file.write_text(yaml.safe_dump(options(folder, images, workers)))
-        launcher = [sys.executable]
-        if ranks > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", _MARK: self._mark}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*launcher, "train.py", "-opt", str(option_file), "--auto_resume"],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._commands = [
+                subprocess.Popen(
+                    [*launcher, "train.py", "-opt", str(option_file), "--auto_resume"],
+                    cwd=ROOT,
+                    env={**environment, _MARK: f"{self._mark}.{node}"},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                for node, launcher in enumerate(_launchers(ranks, nodes))
+            ]
 
     def __enter__(self) -> Attempt:
         return self
@@ -133,8 +142,8 @@ class Attempt:
         self.kill()
 
     def ended(self) -> bool:
-        """Say whether the command has ended by itself."""
-        return self._process.poll() is not None
+        """Say whether the command, or that of every node, has ended."""
+        return all(command.poll() is not None for command in self._commands)
 
     def wait_until(self, happened: Callable[[], bool], pause: float = 0.01) -> bool:
         """Wait for ``happened``; return False if the command ended first.
@@ -152,13 +161,13 @@ class Attempt:
         return False
 
     def finish(self) -> int:
-        """Wait for the end and return the exit code."""
+        """Wait for the end and return the exit code; of several that of the worst."""
         self.wait_until(lambda: False, pause=0.05)
-        return self._process.wait()
+        return max((command.wait() for command in self._commands), key=abs)
 
-    def processes(self) -> list[int]:
-        """Return all processes of this attempt, wherever torchrun has put them."""
-        wanted = f"{_MARK}={self._mark}".encode()
+    def processes(self, node: int | None = None) -> list[int]:
+        """Return all processes of this attempt, or of a node of it, wherever torchrun has put them."""
+        wanted = f"{_MARK}={self._mark}.{'' if node is None else node}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -178,9 +187,25 @@ class Attempt:
                     os.kill(process, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            self._process.poll()
+            self.ended()
             processes = [process for process in self.processes() if not _is_zombie(process)]
-        self._process.wait()
+        for command in self._commands:
+            command.wait()
+
+    def lose(self, node: int) -> None:
+        """Send SIGKILL to all processes of a node, and wait until those of the others have ended.
+
+        Raises:
+            TimeoutError: they go on without it, or hang.
+        """
+        processes = self.processes(node)
+        while processes:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            self.ended()
+            processes = [process for process in self.processes(node) if not _is_zombie(process)]
+        self.finish()
 
     def output(self) -> str:
         """Return what the processes have printed."""
@@ -195,6 +220,20 @@ class Attempt:
         """Return the last iteration that was logged by this attempt."""
         found = re.findall(rf"iter (\d+)/{TOTAL} ", self.output())
         return int(found[-1]) if found else 0
+
+
+def _launchers(ranks: int, nodes: int) -> list[list[str]]:
+    """Return what starts the program, on each node."""
+    if ranks == 1:
+        return [[sys.executable]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks // nodes}"]
+    if nodes == 1:
+        return [[*torchrun, "--standalone"]]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun += [f"--nnodes={nodes}", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    return [[*torchrun, f"--node_rank={node}"] for node in range(nodes)]
 
 
 def _is_zombie(process: int) -> bool:
@@ -222,6 +261,10 @@ class Aim:
             return False
         known = attempt.processes()
         pictures = _newest(attempt.folder / "visualization")
+        if self.name.startswith("node"):
+            attempt.wait_until(_after(self.delay))
+            attempt.lose(int(self.name.split()[1]))
+            return True
         events: dict[str, Callable[[], bool]] = {
             "anywhere": _after(self.delay),
             "checkpoint": lambda: bool(temporary_files(attempt.folder)),
@@ -234,9 +277,10 @@ class Aim:
         return not ended
 
 
-def draw_aim(rng: random.Random, newest: int, pace: int) -> Aim:
+def draw_aim(rng: random.Random, newest: int, pace: int, nodes: int = 1) -> Aim:
     """Draw where to kill a run next whose newest checkpoint is of iteration ``newest``."""
     names = ["anywhere", "anywhere", "checkpoint", "checkpoint", "validation", "start-up"]
+    names += [f"node {node} alone" for node in range(nodes)] * (nodes > 1)
     start = newest + rng.randint(1, 2 * pace)
     ahead = [end for end in STAGE_ENDS if newest < end <= newest + 2 * pace]
     name = rng.choice(names + ["stage"] * (3 * len(ahead)))

@@ -18,7 +18,7 @@ from sections import DualPixelTrain, PairedKeys, PairedTrain
 from basicsr_ext.config import OptionError, load_options
 from basicsr_ext.data import build_eval_dataset, build_train_dataset, cache
 from basicsr_ext.data.images import write_image
-from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.packing import pack, verify
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
@@ -75,7 +75,7 @@ def stores(folder: Path) -> list[str]:
 
 def batches(dataset, workers):
     sampler = ProgressiveBatchSampler([Stage(8, 16, 4), Stage(8, 32, 2)], len(dataset), 7)
-    return list(build_train_loader(dataset, sampler, workers))
+    return list(DevicePrefetcher(build_train_loader(dataset, sampler, workers), "cpu"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,7 +11,7 @@ from sections import ForeignTrain
 
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import write_image
-from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 
@@ -68,7 +68,7 @@ def test_its_low_quality_is_what_a_folders_would_be(dataset):
 def test_its_batches_do_not_depend_on_workers_or_interruptions(dataset):
     def batches(workers, start=0):
         sampler = ProgressiveBatchSampler([Stage(6, 16, 2), Stage(6, 32, 1)], 6, 3, start_iter=start)
-        return list(build_train_loader(dataset, sampler, workers))
+        return list(DevicePrefetcher(build_train_loader(dataset, sampler, workers), "cpu"))
 
     expected = batches(0)
     for found in (batches(2), [*expected[:5], *batches(1, 5)]):

@@ -8,7 +8,7 @@ from sections import ForeignTrain, PairedTrain
 
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import read_image, write_image
-from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.replacing import TRIES, Replacing
 from basicsr_ext.data.samples import SampleError, SmallImageError
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
@@ -30,7 +30,7 @@ def truncate(path):
 
 def batches(dataset, workers=0, start_iter=0):
     sampler = ProgressiveBatchSampler(STAGES, len(dataset), SEED, start_iter=start_iter)
-    return list(build_train_loader(dataset, sampler, workers))
+    return list(DevicePrefetcher(build_train_loader(dataset, sampler, workers), "cpu"))
 
 
 def test_a_bad_image_is_replaced_by_a_crop_of_another_and_the_sample_says_why(pairs):

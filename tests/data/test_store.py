@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
@@ -22,13 +23,22 @@ from basicsr_ext.data import build_eval_dataset, build_train_dataset, packing
 from basicsr_ext.data.databases import close_environments, environment
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.images import ImageError, write_image
-from basicsr_ext.data.loader import build_train_loader
+from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.opening import match, open_source, select
 from basicsr_ext.data.packing import PackingError, pack, verify
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.data.sampling import ProgressiveBatchSampler, SampleRequest, Stage
 from basicsr_ext.data.sources import FileSource, LazyImage
-from basicsr_ext.data.store import Header, Layout, decode_tile, encode_tile, header_key, shard_path, tile_key
+from basicsr_ext.data.store import (
+    LISTING,
+    Header,
+    Layout,
+    decode_tile,
+    encode_tile,
+    header_key,
+    shard_path,
+    tile_key,
+)
 
 LAYOUTS = [Layout(), Layout(3, 16), Layout(2, 20, "png"), Layout(1, 32, "webp")]
 
@@ -182,7 +192,7 @@ def test_workers_and_ranks_share_a_store(pairs, workers):
 
     def batches(rank, world, batch):
         sampler = ProgressiveBatchSampler([Stage(12, 24, batch)], len(dataset), 0, rank, world)
-        return list(build_train_loader(dataset, sampler, workers))
+        return list(DevicePrefetcher(build_train_loader(dataset, sampler, workers), "cpu"))
 
     # This process has the database open when its workers are forked.
     dataset[SampleRequest(0, 24, 0)]
@@ -470,3 +480,16 @@ def test_a_store_that_cannot_be_written_is_an_error(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PackingError, match=r"file/x\.store: cannot be written"):
         pack(open_source(str(folder), "folder"), str(tmp_path / "file/x.store"), Layout())
+
+
+def test_the_names_of_the_shards_are_on_disk_before_the_listing_makes_the_store_complete(folder, monkeypatch):
+    on_disk, sync = [], os.fsync
+
+    def note(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            on_disk.append(set(os.listdir(descriptor)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    packed(folder, Layout(2))
+    assert any({"00.mdb", "01.mdb"} <= names and LISTING not in names for names in on_disk)
