@@ -132,7 +132,8 @@ class Restorer:
         self._call = any_size(net, scale, self._requirement, precision, task)
         if self_ensemble:
             self._call = in_eight_orientations(self._call)
-        self._tile, self._whole_up_to = tile, 0
+        self._tile: Tile = tile
+        self._whole_up_to = 0
         self._net, self._trial = net, trial
 
     def __call__(
@@ -167,12 +168,13 @@ class Restorer:
 
     def _tile_for(self, images: np.ndarray) -> int | None:
         """Return the tile for images (N, H, W, C); None: they are run whole."""
-        if self._tile == "auto":
+        tile = self._tile
+        if tile == "auto":
             if self._trial is None:
                 self._trial = try_network(self._net, self._requirement, [images.shape[3]])
-            self._tile = self._whole_up_to = self._trial.largest_tile(self._like.device)
+            tile = self._tile = self._whole_up_to = self._trial.largest_tile(self._like.device)
         pixels = len(images) * images.shape[1] * images.shape[2]
-        return None if pixels <= self._whole_up_to**2 else self._tile
+        return None if pixels <= self._whole_up_to**2 else tile
 
     @torch.inference_mode()
     def _run(self, images: np.ndarray, tile: int | None, progress: Callable[[float], None]) -> np.ndarray:
@@ -231,7 +233,7 @@ def any_size(
         expected = padded.shape[-2] * scale, padded.shape[-1] * scale
         if tuple(y.shape[-2:]) != expected:
             raise ValueError(
-                f"the network makes {tuple(y.shape[-2:])} of {tuple(padded.shape[-2:])}, not {scale} times that"
+                f"the network makes {tuple(y.shape[-2:])} of {tuple(padded.shape[-2:])}, not {scale} times it"
             )
         y = y if precision is None else y.to(x.dtype)
         return crop_to(y, (x.shape[-2] * scale, x.shape[-1] * scale)) / white
