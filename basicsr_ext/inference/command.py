@@ -145,7 +145,7 @@ def _report(outcomes: list[Outcome], seconds: float, output: Path) -> int:
         print(f"{_images(skipped)} skipped: finished by an earlier run (--overwrite restores them again)")
     for outcome in failed:
         print(outcome.message, file=sys.stderr)
-    if failed:
+    if failed and len(outcomes) > 1:
         print(f"{_images(failed)} of {len(outcomes)} not restored, see above", file=sys.stderr)
     return len(failed)
 
