@@ -44,10 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     Image.MAX_IMAGE_PIXELS = None
     jobs = plan(arguments.input, arguments.output, arguments.format, arguments.right)
     description = describe(arguments.weights, arguments.opt, arguments.plugins)
-    if description.origin:
-        print(description.origin)
     network = open_network(arguments.weights, description).to(_device(arguments.device))
     restorer = _restorer(network, description, arguments)
+    print(f"{description.network['type']}, x{restorer.run.scale}: {description.origin}")
     record = None
     if jobs[0].result != arguments.output:
         record = Record(arguments.output, _made_by(arguments, description))

@@ -173,4 +173,4 @@ def _recognised(content: Mapping[str, Any], weights: Path) -> Description:
             f"{weights}: neither describes its network nor is recognised as a published EDT, EMT, GRL, "
             f"Restormer or SwinIR; {by_opt}"
         )
-    return Description(network, origin=f"recognised by keys and shapes as {network['type']}")
+    return Description(network, origin=f"{weights} is recognised by its keys and shapes")

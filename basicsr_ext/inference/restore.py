@@ -310,6 +310,6 @@ def try_network(
 
 
 def channel_guesses(net: nn.Module) -> Sequence[int]:
-    """Return how many channels the images of ``net`` may have, most likely first."""
+    """Return how many channels the images of ``net`` may have: colour, grey, two views, or others."""
     first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-    return list(dict.fromkeys([*([] if first is None else [first.in_channels]), 3, 1, 6]))
+    return list(dict.fromkeys([3, 1, 6, *([] if first is None else [first.in_channels])]))

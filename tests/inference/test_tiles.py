@@ -1,6 +1,7 @@
 """Tiles cover an image, and what is made of them shows no seam."""
 
 from importlib import import_module
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_spans_cover_a_side_in_order_and_share_the_overlap(length, tile, multipl
     parts = cut(length, tile, multiple, share)
     assert (parts[0].start, parts[-1].stop) == (0, length)
     assert all(0 < part.stop - part.start <= tile for part in parts)
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         assert before.start < after.start
         assert before.stop < after.stop
         assert before.stop - after.start >= int(share * (tile - 1))
