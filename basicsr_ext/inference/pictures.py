@@ -208,7 +208,7 @@ def _png(array: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
     if exif is not None:
         chunks += _chunk(b"eXIf", exif.removeprefix(_EXIF_PREFIX))
     header_end = 33  # signature and IHDR
-    encoded = data.tobytes()
+    encoded = memoryview(data.tobytes())
     return b"".join([encoded[:header_end], chunks, encoded[header_end:]])
 
 
