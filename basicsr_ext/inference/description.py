@@ -68,8 +68,8 @@ class Description:
         """
         try:
             described = cls(**{**entry, "origin": f"{weights} describes its network"})
-            if not isinstance(described.network["type"], str):
-                raise TypeError("its type is no text")
+            if not all(isinstance(name, str) for name in (described.network["type"], *described.plugins)):
+                raise TypeError("a name is no text")
         except (TypeError, KeyError) as error:
             raise UnknownNetworkError(
                 f"{weights}: its entry {ENTRY!r} cannot be read ({error}); name the option file with --opt"

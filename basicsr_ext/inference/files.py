@@ -16,10 +16,12 @@ import numpy as np
 
 from ..config.paths import IMAGE_SUFFIXES
 from ..data.images import ImageError
+from ..data.sources import open_folder
 from ..files import write_atomically
 from .channels import to_channels, to_picture
 from .pictures import FORMATS, Format, Picture, encode_picture, read_picture
-from .records import Record, results_below
+from .records import NAME as RECORD_NAME
+from .records import Record, results_in
 from .restore import Restorer
 
 _AHEAD = 2
@@ -64,7 +66,7 @@ def plan(
             the same names.
 
     Raises:
-        PlanError: there is nothing to restore, an input or a right view is missing, or a result would
+        ValueError: there is nothing to restore, an input or a right view is missing, or a result would
             replace an input or another result.
     """
     found = list(chain.from_iterable(_files(given, output) for given in inputs))
@@ -94,24 +96,23 @@ def plan(
 def _files(given: str, output: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files that an input means, and the name of each one's result."""
     path = Path(given).expanduser()
+    made = results_in(output)
     if path.is_file():
         yield path, Path(path.name)
     elif path.is_dir():
         if path.resolve() == output.resolve():
             raise PlanError(f"{output}: results would mix with the images of the input folder; name another")
-        made = results_below(path)
-        for file in sorted(path.rglob("*")):
-            resolved = file.resolve()
-            if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file() or resolved in made:
-                continue
-            if _is_below(path, output) and _is_below(output, file):
-                continue
-            yield file, file.relative_to(path)
+        for folder in path.rglob(RECORD_NAME):
+            made |= results_in(folder.parent) if folder.parent != path else set()
+        output_inside = _is_below(path, output)
+        for name in open_folder(str(path), "input").files:
+            file = path / name
+            if file.resolve() not in made and not (output_inside and _is_below(output, file)):
+                yield file, Path(name)
     elif matching := sorted(glob(os.path.expanduser(given), recursive=True)):
-        files = [Path(name) for name in matching if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        yield from (
-            (file, Path(file.name)) for file in files if file.is_file() and not _is_below(output, file)
-        )
+        for file in map(Path, matching):
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and file.resolve() not in made:
+                yield file, Path(file.name)
     else:
         raise PlanError(f"{given}: no such file or folder, and no file matches it")
 

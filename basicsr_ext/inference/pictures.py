@@ -146,8 +146,8 @@ class _Notes:
                     header.info.get("icc_profile"),
                     _exif_bytes(exif, header.info.get("exif"), is_tiff),
                 )
-        except (OSError, ValueError, SyntaxError):
-            return cls()  # Pillow declines a few legal files that OpenCV reads
+        except Exception:  # Pillow declines a few legal files that OpenCV reads, and trips over broken notes
+            return cls()
 
 
 def _tiff_with_alpha(header: Any) -> np.ndarray | None:

@@ -63,10 +63,9 @@ class Record:
         return result.relative_to(self._folder).as_posix()
 
 
-def results_below(folder: Path) -> set[Path]:
-    """Return the results that earlier runs have written to folders inside ``folder``, as resolved paths."""
-    records = (path.parent for path in folder.rglob(NAME) if path.parent != folder)
-    return {(place / line["result"]).resolve() for place in records for line in _lines(place)}
+def results_in(folder: Path) -> set[Path]:
+    """Return the results that earlier runs have written to ``folder``, as resolved paths."""
+    return {(folder / line["result"]).resolve() for line in _lines(folder)}
 
 
 def _lines(folder: Path) -> Iterator[dict[str, Any]]:

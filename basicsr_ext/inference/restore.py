@@ -94,8 +94,13 @@ def restore_tensor(
         return call(lq)
     height, width = lq.shape[-2:]
     rows, columns = (spans(side, tile, tile_overlap, requirement.multiple_of) for side in (height, width))
-    done = [band for _, band in bands(lambda r, c: call(lq[..., r, c]), rows, columns, scale)]
-    return torch.cat(done, 2)
+    result: Tensor | None = None
+    for top, band in bands(lambda r, c: call(lq[..., r, c]), rows, columns, scale):
+        if result is None:
+            result = band.new_empty(*band.shape[:2], height * scale, width * scale)
+        result[:, :, top : top + band.shape[2]] = band
+    assert result is not None, "there is at least one band"
+    return result
 
 
 class Restorer:

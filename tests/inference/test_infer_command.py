@@ -285,6 +285,21 @@ def test_every_image_of_a_folder_is_restored_under_its_name(tmp_path, weights, p
     assert read(tmp_path / "out/deep/b.png").shape == (18, 26, 3)
 
 
+def test_a_pattern_does_not_match_earlier_results(weights, photos, infer):
+    def restored():
+        arguments = ("-i", photos.parent / "**/*.png", "-o", photos / "x2", "--weights", weights)
+        return infer(*arguments)[1]
+
+    assert "1 image restored" in restored()
+    assert "1 image skipped" in restored()
+
+
+def test_a_folder_inside_of_the_output_folder_is_an_input(weights, photos, infer):
+    code, output, _ = infer("-i", photos, photos / "deep/*.jpg", "-o", photos.parent, "--weights", weights)
+    assert code == 0
+    assert "2 images restored" in output
+
+
 def test_patterns_and_several_inputs_are_taken(tmp_path, weights, photos, infer):
     cv2.imwrite(str(tmp_path / "c.png"), np.zeros((4, 4, 3), np.uint8))
     code, output, _ = infer(
