@@ -4,48 +4,68 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from basicsr_ext.config import OptionError, load_options
 from basicsr_ext.files import user_path
+
+EXIT_FAILED, EXIT_REFUSED = 1, 2
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="Restore images with a network's weights; docs/restoring.md."
+    )
+    add = parser.add_argument
+    add("-i", "--input", required=True, nargs="+", metavar="PATH", help="images, folders, or patterns")
+    add("-o", "--output", required=True, type=user_path, metavar="PATH", help="folder, or file for one image")
+    add("--weights", required=True, type=user_path, metavar="FILE", help="checkpoint, ours or published")
+    add(
+        "--opt",
+        type=user_path,
+        metavar="FILE",
+        help="option file, for weights that do not tell",
+    )
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="modules with the network's class")
+    add("--task", metavar="NAME", help="of weights for several tasks (EDT), such as sr_x4")
+    add("--right", type=user_path, metavar="PATH", help="right views, where --input has the left ones")
+    add("--format", choices=["png", "jpg", "webp", "tiff"], help="of the results (default: png)")
+    add("--tile", default="auto", metavar="N", help="side of tiles; 0: whole images (default: auto)")
+    add("--tile_overlap", type=int, default=32, metavar="N", help="pixels that tiles share (default: 32)")
+    add("--batch", type=int, metavar="N", help="images of one size at once (default: 4 on GPUs, else 1)")
+    add("--self_ensemble", action="store_true", help="average over eight orientations; eight times the time")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--half", action="store_true", help="compute in float16 where that is safe")
+    precision.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    add("--overwrite", action="store_true", help="restore again what earlier runs have finished")
+    arguments = parser.parse_args()
+    if arguments.tile != "auto":
+        if not arguments.tile.isdecimal():
+            parser.error(f"--tile: found {arguments.tile!r}, expected a number of pixels, 0 or auto")
+        arguments.tile = int(arguments.tile) or None
+    if arguments.tile_overlap < 0:
+        parser.error("--tile_overlap: expected 0 or more")
+    if arguments.tile and arguments.tile != "auto" and arguments.tile_overlap >= arguments.tile:
+        parser.error(f"--tile_overlap {arguments.tile_overlap} must be smaller than --tile {arguments.tile}")
+    if arguments.batch is not None and arguments.batch < 1:
+        parser.error("--batch: expected 1 or more")
+    return arguments
 
 
 def main() -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(description="Restore an image, or every image of a folder.")
-    parser.add_argument(
-        "-i", "--input", required=True, type=user_path, metavar="PATH", help="image or folder"
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, type=user_path, metavar="PATH", help="folder for the results"
-    )
-    parser.add_argument("--weights", required=True, type=user_path, metavar="FILE", help="checkpoint (.pth)")
-    parser.add_argument(
-        "--opt", type=user_path, metavar="FILE", help="option file; default: the one of the weights' run"
-    )
-    parser.add_argument("--tile", type=int, metavar="N", help="run in tiles of N pixels, for little memory")
-    arguments = parser.parse_args()
-    option_file = arguments.opt or _option_file_of_run(arguments.weights)
-    if option_file is None:
-        parser.error(f"no option file lies beside {arguments.weights.parent}: name it with --opt")
+    arguments = parse_arguments()
+    from basicsr_ext.inference.command import REFUSALS, run
+
     try:
-        options = load_options(option_file, phases=())
-        from basicsr_ext.inference.files import restore_files
-
-        for path in restore_files(
-            options, arguments.weights, arguments.input, arguments.output, arguments.tile
-        ):
-            print(path)
-    except (OptionError, OSError, ValueError, RuntimeError) as error:
+        failures = run(arguments)
+    except REFUSALS as error:
         print(error, file=sys.stderr)
-        return 2 if isinstance(error, OptionError) else 1
-    return 0
-
-
-def _option_file_of_run(weights: Path) -> Path | None:
-    """Return ``experiments/NAME/*.yml`` for ``experiments/NAME/models/x.pth``, if there is one such file."""
-    files = list(weights.resolve().parent.parent.glob("*.yml"))
-    return files[0] if len(files) == 1 else None
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted; finished images are skipped next time.", file=sys.stderr)
+        return 130
+    return EXIT_FAILED if failures else 0
 
 
 if __name__ == "__main__":

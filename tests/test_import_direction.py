@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "losses": {"config"} | SHARED,
     "metrics": {"config"} | SHARED,
     "schedulers": {"config"} | SHARED,
-    "inference": {"config", "archs", "data"} | SHARED,
+    "inference": {"config", "archs", "data", "plugins"} | SHARED,
     "models": {"config", "archs", "data", "losses", "metrics", "inference"} | SHARED,
-    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models"} | SHARED,
+    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference"} | SHARED,
     "__init__": {"config", "archs", "inference", "engine"} | SHARED,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -194,6 +194,18 @@ def read_checkpoint(path: str | PathLike[str]) -> Mapping[str, Any]:
     return content
 
 
+def bare_weights(content: Mapping[str, Any], where: object) -> dict[str, Tensor]:
+    """Return the best weights of a checkpoint's content, without wrappers and their prefixes.
+
+    Raises:
+        WeightsFileError: it holds none; the message begins with ``where``.
+    """
+    state = _unwrap(content, None, str(where))
+    while prefix := next((p for p in _PREFIXES if state and all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
 def _read_pickle(path: Path, head: bytes) -> object:
     try:
         with warnings.catch_warnings():

@@ -2,7 +2,8 @@
 
 One checkpoint is three files of the run's folder::
 
-    models/net_g_<iter>.pth            {"params": …, "params_ema": …}, loads in BasicSR, spandrel, chaiNNer
+    models/net_g_<iter>.pth            {"params": …, "params_ema": …}, loads in BasicSR, spandrel, chaiNNer;
+                                       which network it is stands beside: inference/description.py
     training_states/<iter>.state       optimizer, loss scaler, random generators of all ranks, best metrics
     training_states/<iter>.json        manifest: SHA-256 of both and of the options; written last
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+from ..inference.memory import is_out_of_memory as is_out_of_memory
 
 _SMALLER_STEPS = (
     "out of memory; lower this stage's gt_size, or its batch size and raise train.grad_accum, "
@@ -40,10 +40,3 @@ def explained(where: str, memory_advice: str = _SMALLER_STEPS) -> Iterator[None]
             first_line = str(error).partition("\n")[0]
             raise StepError(f"{where}: {memory_advice} ({first_line})") from error
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether host or device memory has run out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

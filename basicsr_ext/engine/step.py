@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..archs.weights import WeightsError, load_weights
 from ..config import OptionError, Options
+from ..inference.description import ENTRY, Description
 from ..models import Networks, Phase
 from ..schedulers import learning_rate
 from .build import build_kind
@@ -203,12 +204,16 @@ class TrainingStep:
         return {**self.networks, **averages}
 
     def network_files(self) -> dict[str, dict[str, Any]]:
-        """Return the content of every network's file, as BasicSR names it; call it on all ranks."""
+        """Return the content of every network's file, as BasicSR names it; call it on all ranks.
+
+        It says besides which network it is of.
+        """
         self.evaluated_networks()
         return {
             name: {
                 "params": network.state_dict(),
                 **({"params_ema": self.averages[name].network.state_dict()} if name in self.averages else {}),
+                ENTRY: Description.of_options(self.kind.options, name.replace("net_", "network_", 1)).entry(),
             }
             for name, network in self.networks.items()
         }

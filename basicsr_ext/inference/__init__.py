@@ -1,4 +1,4 @@
-"""Networks on whole images: pixel ranges, padding, tiles, pictures of the results.
+"""Networks on whole images: weights recognised, tiles, picture files, pictures for logs.
 
 May import ``archs`` and ``data``; not ``models`` or ``engine``.
 """

@@ -97,8 +97,8 @@ def test_a_run_saves_logs_and_scores_everything_by_name(tmp_path):
     summary = train(load_options(rings(tmp_path)))
     checkpoint = Checkpointer(tmp_path).load(16)
     assert {name: sorted(content) for name, content in checkpoint.networks.items()} == {
-        "net_g": ["params", "params_ema"],
-        "net_d": ["params"],
+        "net_g": ["basicsr_ext", "params", "params_ema"],
+        "net_d": ["basicsr_ext", "params"],
     }
     assert checkpoint.state["optimizers"].keys() == {"optim_g", "optim_d"}
     assert (tmp_path / "models/net_d_best.pth").is_file()

@@ -1,0 +1,183 @@
+"""Tiles cover an image, and what is made of them shows no seam."""
+
+from importlib import import_module
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from basicsr_ext import restore
+from basicsr_ext.archs.padding import SizeRequirement
+from basicsr_ext.inference import restore_tensor
+from basicsr_ext.inference.memory import PeakMemory
+from basicsr_ext.inference.restore import Restorer, try_network
+from basicsr_ext.inference.tiles import bands, spans, weights
+
+LENGTHS = {"length": st.integers(1, 200), "tile": st.integers(2, 60), "multiple": st.sampled_from([1, 3, 8])}
+
+
+def cut(length, tile, multiple, share):
+    return spans(length, tile, int(share * (tile - 1)), multiple)
+
+
+@given(**LENGTHS, share=st.floats(0, 1))
+def test_spans_cover_a_side_in_order_and_share_the_overlap(length, tile, multiple, share):
+    parts = cut(length, tile, multiple, share)
+    assert (parts[0].start, parts[-1].stop) == (0, length)
+    assert all(0 < part.stop - part.start <= tile for part in parts)
+    for before, after in pairwise(parts):
+        assert before.start < after.start
+        assert before.stop < after.stop
+        assert before.stop - after.start >= int(share * (tile - 1))
+        if tile - int(share * (tile - 1)) >= multiple:
+            assert after.start % multiple == 0
+
+
+@given(**LENGTHS, share=st.floats(0, 1), scale=st.integers(1, 4))
+def test_weights_sum_to_one_everywhere(length, tile, multiple, share, scale):
+    parts = cut(length, tile, multiple, share)
+    total = torch.zeros(length * scale)
+    for part, weight in zip(parts, weights(parts, scale), strict=True):
+        assert bool((weight >= 0).all())
+        total[part.start * scale : part.stop * scale] += weight
+    torch.testing.assert_close(total, torch.ones(length * scale))
+
+
+@given(height=st.integers(1, 50), width=st.integers(1, 50), share=st.floats(0, 0.9))
+def test_bands_put_tiles_back_together(height, width, share):
+    image = torch.arange(2 * height * width, dtype=torch.float64).view(1, 2, height, width)
+    rows, columns = cut(height, 14, 1, share), cut(width, 9, 1, share)
+    done = dict(bands(lambda row, column: image[..., row, column], rows, columns, 1))
+    assert list(done) == [part.start for part in rows]
+    torch.testing.assert_close(torch.cat(list(done.values()), 2), image, rtol=1e-6, atol=1e-6)
+
+
+def convolutions(depth: int) -> nn.Module:
+    """Return a x2 network that sees ``depth`` pixels far, and whose every pixel depends on all it sees."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth - 1) for layer in (nn.Conv2d(6, 6, 3, padding=1), nn.LeakyReLU(0.3))]
+    first, last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 1)
+    return nn.Sequential(first, *layers, last, nn.PixelShuffle(2), nn.Sigmoid()).eval()
+
+
+def picture(height=90, width=75):
+    return np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_tiles_are_exact_where_the_network_sees_no_further_than_three_eighths_of_the_overlap(depth):
+    network, image = convolutions(depth), picture()
+    whole = restore(network, image, 2)
+    tiled = restore(network, image, 2, tile=40, tile_overlap=16)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    assert np.abs(restore(network, image, 2, tile=40, tile_overlap=0) - whole).max() > 1e-3
+
+
+def test_tiles_are_seamless_where_the_receptive_field_fits_into_the_overlap():
+    network, image = convolutions(8), picture()  # 17 pixels wide
+    difference = restore(network, image, 2, tile=40, tile_overlap=17) - restore(network, image, 2)
+    assert np.abs(difference).max() < 1 / 255
+
+
+def test_tensors_are_tiled_as_pictures_are():
+    network, image = convolutions(6), picture()
+    lq = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        tiled = restore_tensor(network, lq, 2, SizeRequirement(), tile=40, tile_overlap=16)
+    expected = restore(network, image, 2, tile=40, tile_overlap=16)
+    np.testing.assert_allclose(tiled[0].permute(1, 2, 0), expected, atol=1e-6)
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+
+class Scarce(nn.Module):
+    """Runs out of memory for images of more than ``pixels``; ``calls`` are the sizes that went well."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.anchor, self.pixels, self.calls = nn.Parameter(torch.zeros(())), pixels, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] * x.shape[-2] > self.pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.calls.append(tuple(x.shape[-2:]))
+        return x
+
+
+def test_tiles_are_halved_where_memory_runs_out_and_stay_so():
+    network = Scarce(50 * 50)
+    run = Restorer(network, 1, tile=160, tile_overlap=8)
+    image = (picture(200, 150)[None] * 255).astype(np.uint8)
+    np.testing.assert_array_equal(run(image), image)
+    assert max(network.calls) == (40, 40)
+    network.pixels = 10**6
+    run(image)
+    assert max(network.calls) == (40, 40)
+
+
+def test_whole_images_that_were_asked_for_are_not_tiled():
+    with pytest.raises(torch.OutOfMemoryError):
+        restore(Scarce(10), picture(), 1)
+
+
+def test_tiles_end_at_some_size():
+    with pytest.raises(torch.OutOfMemoryError):
+        restore(Scarce(10), picture(), 1, tile=64)
+
+
+def test_the_tile_follows_from_free_memory(monkeypatch):
+    network, requirement = convolutions(3), SizeRequirement()
+    trial = try_network(network, requirement, [3])
+    module = import_module("basicsr_ext.inference.restore")  # the package's attribute is the function
+    monkeypatch.setattr(module, "free_memory", lambda device: 2**22)
+    side = trial.largest_tile(torch.device("cpu"))
+    assert 2**21 * 0.9 < trial.bytes_per_pixel * side**2 <= 2**21
+    sizes = []
+    network.register_forward_hook(lambda module, args, result: sizes.append(tuple(args[0].shape[-2:])))
+    restore(network, picture(2 * side, 20), 2, tile="auto")
+    assert (2 * side, 20) in sizes
+    assert max(sizes) <= (max(2 * side, 64), 64)
+    sizes.clear()
+    restore(network, picture(2 * side, side), 2, tile="auto")
+    assert max(sizes[1:]) == (side, side)
+
+
+def test_peak_memory_is_what_is_alive_at_once():
+    network = nn.Sequential(nn.Identity())
+    with torch.inference_mode(), PeakMemory(network) as memory:
+        for _ in range(3):
+            x = torch.zeros(1000)  # one is dropped for the next
+            y = x + 1
+            del x, y
+    assert memory.peak == 2 * 4000
+
+
+# --- networks ---------------------------------------------------------------------------------------
+
+
+def test_a_trial_tells_channels_and_scale():
+    trial = try_network(convolutions(2), SizeRequirement(7), [1, 6, 3])
+    assert (trial.channels, trial.channels_out, trial.scale) == (3, 3, 2)
+    with pytest.raises(ValueError, match="does not take an image of 1 channels"):
+        try_network(convolutions(2), SizeRequirement(), [1, 6])
+
+
+def test_another_scale_than_the_networks_is_refused():
+    with pytest.raises(ValueError, match=r"makes \(20, 20\) of \(10, 10\), not 4 times it"):
+        restore(convolutions(1), picture(10, 10), 4)
+
+
+def test_self_ensemble_is_the_mean_over_eight_orientations():
+    network, image = convolutions(3), picture(12, 17)
+    turned = [np.rot90(flipped, k) for flipped in (image, image[:, ::-1]) for k in range(4)]
+    restored = [restore(network, np.ascontiguousarray(x), 2) for x in turned]
+    back = [np.rot90(y, -k) for k, y in enumerate(restored[:4])]
+    back += [np.rot90(y, -k)[:, ::-1] for k, y in enumerate(restored[4:])]
+    averaged = restore(network, image, 2, self_ensemble=True)
+    np.testing.assert_allclose(averaged, np.mean(back, 0), atol=1e-6)
+    assert np.abs(averaged - restored[0]).max() > 1e-3
