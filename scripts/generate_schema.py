@@ -10,14 +10,14 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from basicsr_ext import registry
 from basicsr_ext.config.schema import EVALUATION_SET, TRAINING_SET, Datasets, Options
-from basicsr_ext.config.sections import ByType, OptionMapping
-from basicsr_ext.config.signature import argument_types
+from basicsr_ext.config.sections import ByType, ConstructedBy, OptionMapping
+from basicsr_ext.config.signature import argument_parts, argument_types
 from basicsr_ext.plugins import PluginError, import_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,10 +133,10 @@ def _tidy(definition: Schema) -> None:
         value.update({"anyOf": [*branches, {"type": "null"}], **kept})
 
 
-def _by_constructor(constructors: Mapping[str, Callable[..., Any]]) -> Schema:
+def _by_constructor(constructors: Mapping[str, Callable[..., Any]], supplied: Collection[str] = ()) -> Schema:
     """Return the schema of a type and its arguments: known for ours, free for others."""
     branches = [
-        {"if": _has("type", {"const": name}), "then": _arguments(constructor)}
+        {"if": _has("type", {"const": name}), "then": _arguments(constructor, supplied)}
         for name, constructor in sorted(constructors.items())
     ]
     of_ours = [{"enum": sorted(constructors)}] if constructors else []
@@ -152,18 +152,22 @@ def _has(key: str, condition: Schema) -> Schema:
     return {"properties": {key: condition}, "required": [key]}
 
 
-def _arguments(constructor: Callable[..., Any]) -> Schema:
+def _arguments(constructor: Callable[..., Any], supplied: Collection[str]) -> Schema:
     parameters = inspect.signature(constructor).parameters
-    types = argument_types(constructor)
+    types, parts = argument_types(constructor), argument_parts(constructor)
     words = _documented(constructor)
     properties: Schema = {"type": {}}
     required = ["type"]
     free = False
     for name, parameter in parameters.items():
+        if name in supplied:
+            continue
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             free = free or parameter.kind is parameter.VAR_KEYWORD
             continue
         value = types[name][1].json_schema() if name in types else {}
+        if name in parts:
+            value = _part(parts[name])
         if parameter.default is parameter.empty:
             required.append(name)
         elif isinstance(parameter.default, bool | int | float | str | tuple | list):
@@ -172,6 +176,12 @@ def _arguments(constructor: Callable[..., Any]) -> Schema:
             value["description"] = words[name]
         properties[name] = value
     return {"properties": properties, "required": required, "additionalProperties": free}
+
+
+def _part(part: ConstructedBy) -> Schema:
+    """Return the schema of a part: its name, or a mapping of type and arguments."""
+    names = {"anyOf": [{"enum": sorted(part.registry.names())}, {"type": "string"}]}
+    return {"anyOf": [names, _by_constructor(part.registry.own(), part.supplied)]}
 
 
 def _documented(constructor: Callable[..., Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from . import NETWORKS
-from .layers.multi_window_attention import MultiWindowAttention
+from .layers.multi_window_attention import MultiWindowAttention, over_maps, window_branches
 
 
 @NETWORKS.register()
@@ -46,10 +46,9 @@ class MSwinTransformer(MultiWindowAttention):
         relative_pos_embedding: bool = True,
         fuse_method: Literal["split_attn", "naive"] = "split_attn",
     ) -> None:
-        super().__init__(dim, window_size, heads, dim_heads, relative_pos_embedding, fuse_method, drop_out)
+        branches = window_branches(dim, window_size, heads, dim_heads, relative_pos_embedding, drop_out)
+        super().__init__(dim, branches, fuse_method)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, C, H, W), or as released, of agents (B, L, H, W, C), to the same shape."""
-        if x.ndim == 5:
-            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return over_maps(super().forward, x)
