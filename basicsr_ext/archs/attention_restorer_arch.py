@@ -122,13 +122,10 @@ class AttentionRestorer(nn.Module):
         elif upsampler == "pixelshuffle":
             self.tail = nn.Sequential(pixel_shuffle_steps(upscale, dim), conv3x3(dim, in_channels))
         else:
-            raise ValueError(
-                f"upsampler: found {upsampler!r}, expected 'pixelshuffle' or 'pixelshuffledirect'"
-            )
-        blocks = [block for block in self.modules() if isinstance(block, Block)]
-        self._multiple = size_multiple(
-            *(part for block in blocks for part in (block.mixer, block.feed_forward))
-        )
+            expected = "expected 'pixelshuffle' or 'pixelshuffledirect'"
+            raise ValueError(f"upsampler: found {upsampler!r}, {expected}")
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        self._multiple = size_multiple(*(module.mixer for module in blocks))
 
     def size_requirement(self) -> SizeRequirement:
         """Return what the mixers need; :meth:`forward` pads sizes that do not fit by itself."""

@@ -1,9 +1,9 @@
-"""MSwin with deformable attention: two ways to put both together. A design of this package, not a published one.
+"""MSwin with deformable attention, in two ways. Designs of this package, not published ones.
 
-MSwin (:mod:`.mswin_arch`) sees what is near in small windows and what is far in large ones, but the far tokens
-it sees are fixed by the grid of windows. Deformable attention (arXiv:2201.00520) samples keys where the queries
-ask for them. Either a deformable branch stands beside the window branches, or every window branch moves its own
-keys; both start as plain MSwin, and memory stays linear in pixels:
+MSwin (:mod:`.mswin_arch`) sees what is near in small windows and what is far in large ones, but which tokens
+it sees is fixed by the grid of windows. Deformable attention (arXiv:2201.00520) samples keys where the
+queries ask for them. Either a deformable branch stands beside the window branches, or every window branch
+moves its own keys; both start as plain MSwin, and memory stays linear in pixels:
 :mod:`.layers.deformable_window_attention` has the arithmetic.
 
 Shapes: B batch, C channels, H x W map, L agents.
@@ -27,8 +27,8 @@ Fusion = Literal["split_attn", "naive"]
 class MSwinDeformableBranch(MultiWindowAttention):
     """MSwin with a deformable branch beside its windows.
 
-    The branch attends within large regions to few keys that move. It joins the fusion as one more branch, with
-    a learned share of its weight that starts as 0 in every channel: the network starts as
+    The branch attends within large regions to few keys that move. It joins the fusion as one more branch,
+    with a learned share of its weight that starts as 0 in every channel: the network starts as
     :class:`.mswin_arch.MSwinTransformer`, whose weights load (``strict_load_g: false``).
 
     Args:
@@ -137,9 +137,8 @@ class MSwinDeformableKeys(MultiWindowAttention):
     ) -> None:
         check_lengths(window_size, heads, dim_heads)
         if len(strides) != len(window_size):
-            raise ValueError(
-                f"strides: found {list(strides)}, expected one for each of {len(window_size)} windows"
-            )
+            expected = f"expected one for each of {len(window_size)} windows"
+            raise ValueError(f"strides: found {list(strides)}, {expected}")
         branches = [
             DeformableWindowBranch(
                 dim,

@@ -85,7 +85,7 @@ class AttnConv(nn.Module):
             for qkv, conv, context in zip(self.qkvs, self.convs, self.act_blocks, strict=True)
         ]
         if self.global_heads:
-            y.append(self._global(x))
+            y.append(self.attend_globally(x))
         return self.proj_drop(pointwise(self.proj, torch.cat(y, -1) if len(y) > 1 else y[0]))
 
     def _local(self, x: Tensor, qkv: nn.Module, conv: nn.Module, context: nn.Module) -> Tensor:
@@ -94,7 +94,8 @@ class AttnConv(nn.Module):
         weights = torch.tanh(context(q * k) * self.scale)
         return F.dropout(weights, self.attn_drop, self.training) * v
 
-    def _global(self, x: Tensor) -> Tensor:
+    def attend_globally(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to what the global heads make of it: (B, H, W, their channels)."""
         pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), self.pool, ceil_mode=True).permute(0, 2, 3, 1)
         q = pointwise(self.global_q, x).flatten(1, 2).unflatten(2, (self.global_heads, -1))
         kv = pointwise(self.global_kv, pooled).flatten(1, 2).unflatten(2, (2, self.global_heads, -1))

@@ -1,9 +1,9 @@
 """Window attention whose keys are sampled at learned offsets: MSwin with DAT's idea (arXiv:2201.00520).
 
-Each window has a grid of reference points, ``stride`` pixels apart. A small network looks at the queries there
-and moves every point, by at most ``reach`` windows; keys and values are interpolated where the points have
-come to rest, also beyond the window. The queries of a window attend to its own points only, so that memory is
-linear in pixels, whatever the map's size. Of 48 x 176 features, one head's logits take in float32
+Each window has a grid of reference points, ``stride`` pixels apart. A small network looks at the queries
+there and moves every point, by at most ``reach`` windows; keys and values are interpolated where the points
+have come to rest, also beyond the window. The queries of a window attend to its own points only, so that
+memory is linear in pixels, whatever the map's size. Of 48 x 176 features, one head's logits take in float32
 
 =============================================  ===================  ======
 keys of a query                                logits               memory
@@ -13,9 +13,9 @@ points of its window of 16, stride 1           8448 x 256           8.7 MB
 points of its region of 32, stride 4           12288 (padded) x 64  3.1 MB
 =============================================  ===================  ======
 
-Shapes: B batch, H x W map, C channels, G groups of heads that share offsets, D channels of a head, w side of a
-window, s stride, c = w / s points along a side of a window, N = w * w its queries, K = c * c its keys, M = B *
-(H / w) * (W / w) windows, Hk x Wk = H / s x W / s points.
+Shapes: B batch, H x W map, C channels, G groups of heads that share offsets, D channels of a head, w side of
+a window, s stride, c = w / s points along a side of a window, N = w * w its queries, K = c * c its keys, M =
+B * (H / w) * (W / w) windows, Hk x Wk = H / s x W / s points.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class DeformableWindowBranch(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         (H, W), w = x.shape[1:3], self.window
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
-        size, (window, cells) = (x.shape[1], x.shape[2]), ((w, w), (w // self.stride,) * 2)
+        size, window, cells = (x.shape[1], x.shape[2]), (w, w), self._cells
         q, k, v = self.to_qkv(x).chunk(3, -1)
         pairs = self._sampled(torch.cat([k, v], -1), self._positions(q))
         queries = window_partition(q, window).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -120,6 +120,10 @@ class DeformableWindowBranch(nn.Module):
         keys, values = pairs.permute(2, 0, 3, 1, 4)  # (M, heads, K, D)
         y = attention(queries, keys, values, self._bias().unsqueeze(0)).transpose(1, 2).flatten(2)
         return self.to_out(window_reverse(y.unflatten(1, window), size)[:, :H, :W])
+
+    @property
+    def _cells(self) -> Side:
+        return (self.window // self.stride, self.window // self.stride)
 
     def _positions(self, q: Tensor) -> Tensor:
         """Return where queries (B, H, W, C) have keys sampled, in pixels: (B or 1, Hk, Wk, G, 2)."""
@@ -147,7 +151,7 @@ class DeformableWindowBranch(nn.Module):
         bias = self.pos_embedding.unsqueeze(0)
         if not self.relative:
             return bias
-        cells = (self.window // self.stride,) * 2
+        cells = self._cells
         # As in MSwin, the table's rows and columns count from the query to the key.
         bias = bias_from_offsets(bias.flip(1, 2), cells)
         if self.stride == 1:

@@ -11,8 +11,9 @@ which ``mixer: {type: name, ...}`` of :class:`..attention_restorer_arch.Attentio
         def forward(self, x: Tensor) -> Tensor: ...  # (B, H, W, C) -> (B, H, W, C)
 
 ``dim``, its channels, and ``index``, the number of its block within the group (for what alternates, such as
-shifts), are supplied; the other arguments come from the option file. Feed-forward networks get ``dim`` only.
-Where it has an attribute ``multiple_of``, H and W are multiples of that; it must take every size otherwise.
+shifts), are supplied; the other arguments come from the option file. Where it has an attribute ``multiple_of``, H and
+W are multiples of that; otherwise it takes every size. Feed-forward networks get ``dim`` only, and every
+size.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def _build(registry: Registry, spec: Spec, **supplied: int) -> nn.Module:
     return registry.find(name)(**supplied, **arguments)
 
 
-def size_multiple(*parts: nn.Module) -> int:
+def size_multiple(*mixers: nn.Module) -> int:
     """Return what the sides of a map must be multiples of for all of these."""
-    return math.lcm(*(int(getattr(part, "multiple_of", 1)) for part in parts))
+    return math.lcm(*(int(getattr(mixer, "multiple_of", 1)) for mixer in mixers))
 
 
 def require_divisor(dim: int, name: str, divisor: int) -> None:

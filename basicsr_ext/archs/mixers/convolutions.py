@@ -39,8 +39,9 @@ class ContextConvolution(AttnConv):
         super().__init__(dim, (local_heads, global_heads), (kernel,), pool)
         self.region = region
 
-    def _global(self, x: Tensor) -> Tensor:
-        return in_regions(super()._global, x, self.region)
+    def attend_globally(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to what the global heads make of its regions: (B, H, W, their channels)."""
+        return in_regions(super().attend_globally, x, self.region)
 
 
 @MIXERS.register("pixel_mixer")

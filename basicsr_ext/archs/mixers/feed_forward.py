@@ -48,7 +48,7 @@ class AfterGelu(ConvFFN):
 
 @FEED_FORWARDS.register("gated")
 class Gated(GatedFeedForward):
-    """Restormer's: one half of the hidden channels, after 3 x 3 convolutions, gates the other (arXiv:2111.09881).
+    """Restormer's: one half of the hidden channels gates the other (arXiv:2111.09881).
 
     Args:
         dim: channels.
