@@ -17,8 +17,8 @@ from typing import Literal
 from torch import Tensor
 
 from . import NETWORKS
-from .layers.deformable_window_attention import DeformableWindowBranch
-from .layers.multi_window_attention import MultiWindowAttention, check_lengths, over_maps, window_branches
+from .layers.deformable_window_attention import DeformableWindowBranch, deformable_window_branches
+from .layers.multi_window_attention import MultiWindowAttention, over_maps, window_branches
 
 Fusion = Literal["split_attn", "naive"]
 
@@ -74,12 +74,12 @@ class MSwinDeformableBranch(MultiWindowAttention):
             region,
             region_heads,
             region_dim_head,
-            relative_pos_embedding,
-            drop_out,
-            stride,
-            offset_groups,
-            reach,
-            offsets,
+            relative=relative_pos_embedding,
+            dropout=drop_out,
+            stride=stride,
+            groups=offset_groups,
+            reach=reach,
+            offsets=offsets,
         )
         super().__init__(dim, [*branches, deformable], fuse_method, newcomer=True)
 
@@ -135,25 +135,18 @@ class MSwinDeformableKeys(MultiWindowAttention):
         reach: float = 0.5,
         offsets: bool = True,
     ) -> None:
-        check_lengths(window_size, heads, dim_heads)
-        if len(strides) != len(window_size):
-            expected = f"expected one for each of {len(window_size)} windows"
-            raise ValueError(f"strides: found {list(strides)}, {expected}")
-        branches = [
-            DeformableWindowBranch(
-                dim,
-                window,
-                count,
-                width,
-                relative_pos_embedding,
-                drop_out,
-                stride,
-                offset_groups,
-                reach,
-                offsets,
-            )
-            for window, count, width, stride in zip(window_size, heads, dim_heads, strides, strict=True)
-        ]
+        branches = deformable_window_branches(
+            dim,
+            window_size,
+            heads,
+            dim_heads,
+            strides,
+            relative=relative_pos_embedding,
+            dropout=drop_out,
+            groups=offset_groups,
+            reach=reach,
+            offsets=offsets,
+        )
         super().__init__(dim, branches, fuse_method)
 
     def forward(self, x: Tensor) -> Tensor:

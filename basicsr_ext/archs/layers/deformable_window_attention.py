@@ -20,6 +20,9 @@ B * (H / w) * (W / w) windows, Hk x Wk = H / s x W / s points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 from .attention import attention
 from .convolution import in_nchw
 from .derived import derived
+from .multi_window_attention import check_lengths
 from .window_attention import bias_from_offsets
 from .windows import Side, window_partition, window_reverse
 
@@ -158,6 +162,28 @@ class DeformableWindowBranch(nn.Module):
             return bias
         grid = bias.unflatten(1, cells)[:, :, None, :, None]
         return grid.expand(-1, -1, self.stride, -1, self.stride, -1).flatten(3, 4).flatten(1, 3)
+
+
+def deformable_window_branches(
+    dim: int,
+    windows: Sequence[int],
+    heads: Sequence[int],
+    head_dims: Sequence[int],
+    strides: Sequence[int],
+    **shared: Any,
+) -> list[nn.Module]:
+    """Return a :class:`DeformableWindowBranch` for each size of windows; ``shared`` arguments are all theirs.
+
+    Raises:
+        ValueError: lists differ in length, or a branch's arguments do not fit together.
+    """
+    check_lengths(windows, heads, head_dims)
+    if len(strides) != len(windows):
+        raise ValueError(f"strides: found {list(strides)}, expected one for each of {len(windows)} windows")
+    return [
+        DeformableWindowBranch(dim, window, count, width, stride=stride, **shared)
+        for window, count, width, stride in zip(windows, heads, head_dims, strides, strict=True)
+    ]
 
 
 @derived

@@ -11,9 +11,9 @@ which ``mixer: {type: name, ...}`` of :class:`..attention_restorer_arch.Attentio
         def forward(self, x: Tensor) -> Tensor: ...  # (B, H, W, C) -> (B, H, W, C)
 
 ``dim``, its channels, and ``index``, the number of its block within the group (for what alternates, such as
-shifts), are supplied; the other arguments come from the option file. Where it has an attribute ``multiple_of``, H and
-W are multiples of that; otherwise it takes every size. Feed-forward networks get ``dim`` only, and every
-size.
+shifts), are supplied; the other arguments come from the option file. Where it has an attribute
+``multiple_of``, H and W are multiples of that; otherwise it takes every size. Feed-forward networks get
+``dim`` only, and every size.
 """
 
 from __future__ import annotations

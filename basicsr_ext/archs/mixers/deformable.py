@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..layers.deformable_attention import DeformableAttention
-from ..layers.deformable_window_attention import DeformableWindowBranch
+from ..layers.deformable_window_attention import DeformableWindowBranch, deformable_window_branches
 from ..layers.multi_window_attention import MultiWindowAttention, window_branches
 from . import MIXERS, require_divisor
 from .regions import in_regions
@@ -125,11 +125,9 @@ class DeformableWindows(MultiWindowAttention):
         offsets: bool = True,
     ) -> None:
         require_divisor(dim, "heads", math.lcm(*heads))
-        branches = [
-            DeformableWindowBranch(
-                dim, window, count, dim // count, stride=stride, reach=reach, offsets=offsets
-            )
-            for window, count, stride in zip(windows, heads, strides, strict=True)
-        ]
+        widths = [dim // count for count in heads]
+        branches = deformable_window_branches(
+            dim, windows, heads, widths, strides, reach=reach, offsets=offsets
+        )
         super().__init__(dim, branches, fusion)
         self.multiple_of = math.lcm(*windows)
