@@ -39,6 +39,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import basicsr_ext as bx
+from basicsr_ext.data.images import read_image, write_image
+from basicsr_ext.data.sample_dataset import SPLITS
 from basicsr_ext.files import write_atomically
 from basicsr_ext.registry import MIXERS
 
@@ -49,6 +51,7 @@ DEPTHS = [4]
 PATCH = 48
 """Side of the patches that networks see in training; windows of all mixers tile or extend them."""
 TOLERANCE = 0.05
+_PIECE = 4 * PATCH
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Settings:
         batch: patches an iteration.
         parameters: aimed at.
         data: folder of training images; empty: photographs that come with scikit-image.
-        val_data: folder of images to evaluate on; empty: likewise.
+        val_data: folder of images to evaluate on; empty: pieces of others of those.
         threads: of the CPU.
         device: "cpu" or "cuda".
     """
@@ -127,13 +130,10 @@ def options(mixer: str, task: str, seed: int, settings: Settings, folder: Path) 
         else [{"type": "gaussian_noise", "sigma": 25}]
     )
 
-    def images(folder: str, split: str) -> dict[str, Any]:
-        place = (
-            {"type": "PairedImageDataset", "dataroot_gt": folder}
-            if folder
-            else {"type": "SampleImages", "split": split}
-        )
-        return {**place, "degradation": degradation}
+    def images(folder: str) -> dict[str, Any]:
+        if not folder:
+            return {"type": "SampleImages", "split": "train", "degradation": degradation}
+        return {"type": "PairedImageDataset", "dataroot_gt": folder, "degradation": degradation}
 
     return {
         "name": f"{mixer}_{task}_{seed}",
@@ -142,14 +142,14 @@ def options(mixer: str, task: str, seed: int, settings: Settings, folder: Path) 
         "manual_seed": seed,
         "datasets": {
             "train": {
-                **images(settings.data, "train"),
+                **images(settings.data),
                 "num_worker_per_gpu": 0,
                 "gt_size": PATCH * scale,
                 "batch_size_per_gpu": settings.batch,
                 "use_hflip": True,
                 "use_rot": True,
             },
-            "val": {**images(settings.val_data, "val"), "name": "val"},
+            "val": {**images(settings.val_data or str(folder / "pieces")), "name": "val"},
         },
         "network_g": network(mixer, task, settings.parameters),
         "path": {"experiments_root": str(folder)},
@@ -167,20 +167,32 @@ def options(mixer: str, task: str, seed: int, settings: Settings, folder: Path) 
             "pixel_opt": {"type": "L1Loss"},
         },
         "val": {
-            "val_freq": max(settings.iterations // 8, 1),
-            "tile": 2 * PATCH,
+            "val_freq": max(settings.iterations // 5, 1),
+            "tile": _PIECE,
             "tile_overlap": 16,
             "metrics": {
                 "psnr": {"type": "calculate_psnr", "crop_border": scale, "test_y_channel": scale > 1}
             },
         },
         "logger": {
-            "print_freq": max(settings.iterations // 8, 1),
+            "print_freq": max(settings.iterations // 5, 1),
             "save_checkpoint_freq": max(settings.iterations // 4, 1),
             "keep_checkpoints": 1,
             "use_tb_logger": False,
         },
     }
+
+
+def make_pieces(folder: Path) -> None:
+    """Write two pieces of each photograph for validation: whole ones would take longer than the training."""
+    import skimage
+
+    for name in SPLITS["val"]:
+        image = read_image(Path(skimage.__file__).parent / "data" / name)
+        row = (len(image) - _PIECE) // 2
+        for number, column in enumerate((0, image.shape[1] - _PIECE)):
+            piece = image[row : row + _PIECE, column : column + _PIECE]
+            write_image(folder / f"{Path(name).stem}_{number}.png", piece)
 
 
 # --- one run ---------------------------------------------------------------------------------------
@@ -191,6 +203,8 @@ def run(mixer: str, task: str, seed: int, settings: Settings, folder: Path) -> d
     torch.set_num_threads(settings.threads)
     opt = network(mixer, task, settings.parameters)
     cost = measured_cost(opt, settings)
+    if not settings.val_data:
+        make_pieces(folder / "pieces")
     started = time.perf_counter()
     summary = bx.train(bx.load_options(options(mixer, task, seed, settings, folder)), auto_resume=True)
     lines = [json.loads(line) for line in (summary.folder / "metrics.jsonl").read_text().splitlines()]

@@ -203,7 +203,7 @@ def build_page(records: Sequence[Record], plots: dict[str, str]) -> str:
     """
     settings, first = records[0]["settings"], records[0]
     data = f"`{settings['data']}`" if settings["data"] else "the photographs that come with scikit-image"
-    val_data = f"`{settings['val_data']}`" if settings["val_data"] else "three others of them"
+    val_data = f"`{settings['val_data']}`" if settings["val_data"] else "pieces of three others of them"
     threads = f", {settings['threads']} thread(s)" if settings["device"] == "cpu" else ""
     seeds = sorted({record["seed"] for record in records})
     parts = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from helpers import ROOT
 from torch import nn
 
 import basicsr_ext as bx
@@ -82,6 +84,18 @@ def test_every_feed_forward_keeps_maps_and_learns(feed_forward):
     y.square().mean().backward()
     assert y.shape == x.shape
     assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
+
+
+def test_the_table_of_the_documentation_is_complete_and_right():
+    page = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| [\d.]+ G \|$", page, flags=re.MULTILINE))
+    described = {name: {"mixer": name} for name in MIXERS.names()}
+    described |= {name: {"feed_forward": name} for name in FEED_FORWARDS.names()}
+    assert rows.keys() == described.keys()
+    for name, options in described.items():
+        with torch.device("meta"):
+            net = bx.build_network({"type": "AttentionRestorer", "upscale": 2, **options})
+        assert f"{sum(parameter.numel() for parameter in net.parameters()):,}" == rows[name], name
 
 
 CORNER = (32, 48)
