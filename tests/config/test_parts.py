@@ -10,6 +10,7 @@ from helpers import ROOT, tiny_options
 
 from basicsr_ext import load_options
 from basicsr_ext.config import OptionError
+from basicsr_ext.engine.build import build_parts
 
 
 def options_with(folder, **network):
@@ -69,6 +70,16 @@ def test_a_mistake_in_a_part_is_one_line(tmp_path, network, line):
         load_options(options_with(tmp_path, **network))
     assert line in str(caught.value)
     assert len(caught.value.problems) == 1
+
+
+def test_a_name_that_a_plug_in_may_bring_is_checked_once_it_is_imported(tmp_path):
+    options = options_with(tmp_path, mixer="nowhere")
+    options["plugins"] = ["json"]
+    loaded = load_options(options)
+    with pytest.raises(
+        OptionError, match="network_g.mixer: found 'nowhere', expected a registered token mixer"
+    ):
+        build_parts(loaded, 1, training=True)
 
 
 def test_parts_are_checked_without_importing_torch():
