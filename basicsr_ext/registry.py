@@ -209,6 +209,10 @@ def _of_basicsr(symbol: str, kind: str, package: str, suffix: str, basicsr: str,
 
 NETWORKS = _of_basicsr("NETWORKS", "network", "archs", "_arch", "ARCH_REGISTRY", "archs")
 """Classes, ``torch.nn.Module``."""
+MIXERS = Registry("MIXERS", "token mixer", "basicsr_ext.archs.mixers")
+"""Classes, ``torch.nn.Module``: see :mod:`basicsr_ext.archs.mixers`."""
+FEED_FORWARDS = Registry("FEED_FORWARDS", "feed-forward network", "basicsr_ext.archs.mixers")
+"""Likewise."""
 LOSSES = _of_basicsr("LOSSES", "loss", "losses", "_loss", "LOSS_REGISTRY", "losses")
 """Classes, ``torch.nn.Module``: what they take is the model kind's matter."""
 METRICS = _of_basicsr("METRICS", "metric", "metrics", "_metric", "METRIC_REGISTRY", "metrics")

@@ -16,8 +16,8 @@ from typing import Any
 
 from basicsr_ext import registry
 from basicsr_ext.config.schema import EVALUATION_SET, TRAINING_SET, Datasets, Options
-from basicsr_ext.config.sections import ByType, OptionMapping
-from basicsr_ext.config.signature import argument_types
+from basicsr_ext.config.sections import ByType, ConstructedBy, OptionMapping
+from basicsr_ext.config.signature import argument_parts, argument_types
 from basicsr_ext.files import user_path
 from basicsr_ext.plugins import PluginError, import_plugins
 
@@ -161,7 +161,7 @@ def _has(key: str, condition: Schema) -> Schema:
 
 def _arguments(constructor: Callable[..., Any], supplied: Collection[str], kept: Collection[str]) -> Schema:
     parameters = inspect.signature(constructor).parameters
-    types = argument_types(constructor)
+    types, parts = argument_types(constructor), argument_parts(constructor)
     words = _documented(constructor)
     properties: Schema = {"type": {}, **{name: {} for name in kept}}
     required = ["type"]
@@ -173,6 +173,8 @@ def _arguments(constructor: Callable[..., Any], supplied: Collection[str], kept:
             free = free or parameter.kind is parameter.VAR_KEYWORD
             continue
         value = types[name][1].json_schema() if name in types else {}
+        if name in parts:
+            value = _part(parts[name])
         if parameter.default is parameter.empty:
             required.append(name)
         elif isinstance(parameter.default, bool | int | float | str | tuple | list):
@@ -181,6 +183,12 @@ def _arguments(constructor: Callable[..., Any], supplied: Collection[str], kept:
             value["description"] = words[name]
         properties[name] = value
     return {"properties": properties, "required": required, "additionalProperties": free}
+
+
+def _part(part: ConstructedBy) -> Schema:
+    """Return the schema of a part: its name, or a mapping of type and arguments."""
+    names = {"anyOf": [{"enum": sorted(part.registry.names())}, {"type": "string"}]}
+    return {"anyOf": [names, _by_constructor(part.registry.own(), part.supplied, part.kept)]}
 
 
 def _documented(constructor: Callable[..., Any]) -> dict[str, str]:

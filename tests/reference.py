@@ -19,8 +19,8 @@ import basicsr_ext as bx
 from basicsr_ext.archs.catnet_arch import Attention, Encoder, prior_mask, resize
 from basicsr_ext.archs.dat_arch import LocalAttention
 from basicsr_ext.archs.layers.deformable_attention import DeformableAttention
+from basicsr_ext.archs.layers.multi_window_attention import SplitAttention, WindowBranch
 from basicsr_ext.archs.layers.neighborhood_attention import NeighborhoodAttention
-from basicsr_ext.archs.mswin_arch import SplitAttention, WindowBranch
 from basicsr_ext.archs.padding import SizeRequirement, call_padded
 
 _place: dict[str, Any] = {"device": "cpu", "dtype": torch.float64}

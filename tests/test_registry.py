@@ -93,4 +93,4 @@ def test_defaults_that_are_no_literals_and_unknown_types_are_left_open():
 def test_every_registry_has_its_name():
     own = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
     assert all(value.symbol == name for name, value in own.items())
-    assert len(own) == 8
+    assert len(own) == 10

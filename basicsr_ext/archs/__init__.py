@@ -1,10 +1,13 @@
-"""Published networks, one file each (``<name>_arch.py``); ``layers/`` holds what two or more share.
+"""Networks, one file each (``<name>_arch.py``); ``layers/`` holds what two or more share.
+
+``mixers/`` has the attention and feed-forward parts that ``AttentionRestorer`` finds by name.
 
 Every file registers its classes with :data:`NETWORKS`, which imports the files on first use: adding a
 network means adding a file. Nothing here knows option files or training; of the package it imports only
-``registry``. Networks take and return NCHW float tensors of any size, values 0 to ``pixel_range`` (an
-attribute; 1.0 where a network has none). ``repeated_blocks``, an attribute too, are the classes of the blocks
-that make up most of a network, each of which is compiled by itself.
+``registry``, and annotations of arguments that name a part (``config.parts``). Networks take and return NCHW
+float tensors of any size, values 0 to ``pixel_range`` (an attribute; 1.0 where a network has none).
+``repeated_blocks``, an attribute too, are the classes of the blocks that make up most of a network, each of
+which is compiled by itself.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ An image passes the stem of its task (convolutions), the body all tasks share (t
 shifted crossed local attention) and the tail of its task (convolutions); the tail's result is added to the
 (bilinearly enlarged) image. State-dict keys are those of the official release.
 
-Shapes: B batch, H x W at body resolution, C = embed_dim, C2 = C / 2, h x w a window, N = h * w its tokens,
-M = B * (H / h) * (W / w) windows, D = channels of a head. The body works on (B, H, W, C), which
-convolutions take as channels-last (B, C, H, W) without a copy.
+Shapes: B batch, H x W at body resolution, C = embed_dim, h x w a window, N = h * w its tokens. The body works
+on (B, H, W, C), which convolutions take as channels-last (B, C, H, W) without a copy.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import NETWORKS
-from .layers.attention import attention
 from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
+from .layers.crossed_attention import LocalAttention, attend_crosswise, both_ways, crossed_masks
 from .layers.drop_path import DropPath
-from .layers.windows import shifted_window_mask, window_partition, window_reverse
+from .layers.mlp import DepthwiseMlp
 from .padding import SizeRequirement, crop_to, pad_to
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -133,59 +132,6 @@ def upsampling(kind: str, scale: int, channels: int, image_channels: int) -> lis
 # --- body ------------------------------------------------------------------------------------------
 
 
-class LocalAttention(nn.Module):
-    """Attention within (h, w) windows for one half of the channels, plus LePE.
-
-    LePE (CSWin Transformer, arXiv:2107.00652) is a depthwise convolution of the values, padded with zeros
-    at each window's border.
-    """
-
-    def __init__(self, dim: int, window: tuple[int, int], heads: int) -> None:
-        super().__init__()
-        self.window = window
-        self.heads = heads
-        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (B, H, W, 3, C2) to (B, H, W, C2); with a mask (windows, 1, N, N) windows are shifted."""
-        (H, W), (h, w) = qkv.shape[1:3], self.window
-        if mask is not None:
-            qkv = qkv.roll((-(h // 2), -(w // 2)), (1, 2))
-        windows = window_partition(qkv, self.window)  # (M, h, w, 3, C2)
-        heads = windows.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (M, N, 3, heads, D)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (M, heads, N, D)
-        x = attention(q, k, v, mask).transpose(1, 2).reshape(-1, h, w, windows.shape[-1])
-        x = x + self.lepe(windows[:, :, :, 2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = window_reverse(x, (H, W))
-        return x if mask is None else x.roll((h // 2, w // 2), (1, 2))
-
-
-class Mlp(nn.Module):
-    """Feed-forward network with a 5 x 5 depthwise convolution between two GELUs."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        x = F.gelu(self.fc1(x))
-        x = self._depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(F.gelu(x))
-
-    def _depthwise(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
-            return self.dwconv(x)
-        # Gradients of 5 x 5 depthwise kernels take CPUs six times as long in half precision as in single.
-        with torch.autocast("cpu", enabled=False):
-            conv = self.dwconv
-            bias = None if conv.bias is None else conv.bias.float()
-            y = F.conv2d(x.float(), conv.weight.float(), bias, padding=2, groups=conv.groups)
-        return y.to(x.dtype)
-
-
 class Block(nn.Module):
     """Transformer block with (shifted) crossed local attention.
 
@@ -205,20 +151,18 @@ class Block(nn.Module):
         self.shifted = shifted
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.attns = nn.ModuleList(LocalAttention(dim // 2, shape, heads) for shape in _both(window))
+        self.attns = nn.ModuleList(LocalAttention(dim // 2, shape, heads) for shape in both_ways(window))
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = DepthwiseMlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); ``masks`` are those of both windows, used if shifted."""
-        halves = self.qkv(self.norm1(x)).unflatten(-1, (3, 2, -1)).unbind(-2)
-        attended = [
-            attend(half, mask if self.shifted else None)
-            for attend, half, mask in zip(self.attns, halves, masks, strict=True)
-        ]
-        x = x + self.drop_path(self.proj(torch.cat(attended, -1)))
+        attended = attend_crosswise(
+            self.qkv(self.norm1(x)), self.attns, masks if self.shifted else (None, None)
+        )
+        x = x + self.drop_path(self.proj(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -251,7 +195,7 @@ class Body(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        self.windows = _both(window)
+        self.windows = both_ways(window)
         # Stochastic depth grows linearly from the first block of all to the last.
         last = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * i / last for i in range(sum(depths))])
@@ -266,19 +210,11 @@ class Body(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W); H and W must be multiples of both window sides."""
-        size = (x.shape[2], x.shape[3])
-        masks = [
-            shifted_window_mask(size, (h, w), (h // 2, w // 2), x.device, x.dtype) for h, w in self.windows
-        ]
         y = self.patch_embed["norm"](x.permute(0, 2, 3, 1))
+        masks = crossed_masks(y, self.windows)
         for group in self.layers:
             y = group(y, masks)
         return x + self.conv_after_body(self.norm(y).permute(0, 3, 1, 2))
-
-
-def _both(window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    h, w = window
-    return (h, w), (w, h)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -4,113 +4,28 @@ Blocks whose first layers mix pixels by attention in striped windows and whose l
 pixel with a neighbour; every layer ends with a network of shifted 1 x 1 convolutions. There is no layer
 normalisation. State-dict keys are those of the official release.
 
-Shapes: B batch, H x W image, C = dim, G = number of window shapes, h x w a window, N = h * w its tokens,
-M = B * (windows of an image), D = C / (G * heads) channels of a head. Layers work on (B, H, W, C).
+Shapes: B batch, H x W image, C = dim. Layers work on (B, H, W, C).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import NETWORKS
-from .layers.attention import attention
 from .layers.checkpoint import checkpointed
-from .layers.convolution import conv3x3, in_nchw, pixel_shuffle_once, pixel_shuffle_steps, pointwise
-from .padding import SizeRequirement, mirror_to
+from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, pointwise
+from .layers.pixel_mixing import PixelMixer, move_kernel, moved_by_groups
+from .layers.striped_attention import StripedAttention
+from .padding import SizeRequirement
 
 _RGB_MEAN = (0.4690, 0.4490, 0.4036)  # of DF2K
 _RANGE = 255.0
-
-# The neighbour that each of the first four channel groups reads: dimension of (B, H, W, C), distance.
-_NEIGHBOURS = ((2, 1), (2, -1), (1, 1), (1, -1))
-
-
-# --- moving channels by a pixel ---------------------------------------------------------------------
-
-
-def _moved(x: Tensor, circular: bool, sign: int) -> Tensor:
-    """Return ``x`` (B, H, W, C) with its channels read from neighbours, or, for sign -1, back to them."""
-    y = torch.empty_like(x)
-    groups = _in_turn(x.shape[-1]) if circular else _fifths(x.shape[-1])
-    for (dim, step), channels in zip(_NEIGHBOURS, groups[:-1], strict=True):
-        _read(x[..., channels], y[..., channels], dim, sign * step, circular)
-    y[..., groups[-1]] = x[..., groups[-1]]
-    return y
-
-
-# One operator, as compiled loops over moved channels take CPUs five times as long as these copies.
-_move = torch.library.custom_op(
-    "basicsr_ext::move", _moved, mutates_args=(), schema="(Tensor x, bool circular, int sign) -> Tensor"
-)
-
-
-@_move.register_fake
-def _(x: Tensor, circular: bool, sign: int) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.circular, ctx.sign = inputs
-
-
-def _opposite(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return _move(grad, ctx.circular, -ctx.sign), None, None
-
-
-_move.register_autograd(_opposite, setup_context=_remember)
-
-
-def _fifths(channels: int) -> list[slice]:
-    fifth = channels // 5
-    return [*(slice(i * fifth, (i + 1) * fifth) for i in range(4)), slice(4 * fifth, None)]
-
-
-def _in_turn(channels: int) -> list[slice]:
-    return [slice(i, channels, 5) for i in range(5)]
-
-
-def _read(source: Tensor, target: Tensor, dim: int, step: int, circular: bool) -> None:
-    """Write to position i of ``target`` what stands at ``i + step`` (one away) of ``source``."""
-    last = source.shape[dim] - 1
-    here, there = (0, 1) if step > 0 else (1, 0)
-    target.narrow(dim, here, last).copy_(source.narrow(dim, there, last))
-    border = target.select(dim, last if step > 0 else 0)
-    if circular:
-        border.copy_(source.select(dim, 0 if step > 0 else last))
-    else:
-        border.zero_()
-
-
-def moved_by_groups(x: Tensor) -> Tensor:
-    """Read, in (B, H, W, C), the right, left, lower and upper neighbour in one fifth of the channels each.
-
-    The fifths are contiguous and rounded down; the remaining channels stay. Beyond the border is zero.
-    """
-    return _move(x, False, 1)
-
-
-def moved_in_turn(x: Tensor) -> Tensor:
-    """Read the right, left, lower, upper neighbour and the pixel itself in channels 0, 1, 2, 3, 4, 5...
-
-    Opposite borders of (B, H, W, C) are neighbours.
-    """
-    return _move(x, True, 1)
-
-
-def _kernel(channels: int, group_of: Sequence[int]) -> Tensor:
-    """Return the released code's form of the movement, a depthwise 3 x 3 kernel."""
-    mask = torch.zeros(channels, 1, 3, 3)
-    places = ((1, 2), (1, 0), (2, 1), (0, 1), (1, 1))
-    for channel, group in enumerate(group_of):
-        mask[channel, 0, places[group][0], places[group][1]] = 1.0
-    return mask
-
 
 # --- layers -----------------------------------------------------------------------------------------
 
@@ -122,7 +37,7 @@ class ShiftConv(nn.Conv2d):
         super().__init__(channels_in, channels_out, 1)
         fifth = channels_in // 5
         group_of = [min(channel // fifth, 4) if fifth else 4 for channel in range(channels_in)]
-        self.register_buffer("mask", _kernel(channels_in, group_of))
+        self.register_buffer("mask", move_kernel(channels_in, group_of))
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (B, H, W, channels_in) to (B, H, W, channels_out)."""
@@ -140,78 +55,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return self.fc2(F.silu(self.fc1(x)))
-
-
-class TokenMixer(nn.Module):
-    """Channels moved by a pixel, in turn."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mask", _kernel(dim, [channel % 5 for channel in range(dim)]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        return moved_in_turn(x)
-
-
-class PixelMixer(nn.Module):
-    """The normalised difference of each pixel and its neighbours; no learned mixing."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.token_mixer = TokenMixer(dim)
-        self.norm = nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        return in_nchw(self.norm, self.token_mixer(x) - x)
-
-
-class StripedAttention(nn.Module):
-    """Attention in windows of several shapes, one for each share of the channels.
-
-    Queries are their own keys; logits are neither scaled nor biased. Shifted windows wrap around the image
-    without a mask, so they see both of its borders.
-    """
-
-    def __init__(
-        self, dim: int, heads: int, windows: Sequence[tuple[int, int]], shifts: Sequence[tuple[int, int]]
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.windows = windows
-        self.shifts = shifts
-        self.attn = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.BatchNorm2d(2 * dim))
-        self.proj = nn.Sequential(nn.Conv2d(dim, dim, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        convolution, norm = self.attn
-        assert isinstance(convolution, nn.Conv2d)
-        shares = in_nchw(norm, pointwise(convolution, x)).chunk(len(self.windows), -1)
-        attended = [
-            self._attend(share, window, shift)
-            for share, window, shift in zip(shares, self.windows, self.shifts, strict=True)
-        ]
-        projection = self.proj[0]
-        assert isinstance(projection, nn.Conv2d)
-        return pointwise(projection, torch.cat(attended, -1))
-
-    def _attend(self, qv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-        """Map (B, H, W, 2C / G), queries before values, to (B, H, W, C / G)."""
-        (H, W), (h, w) = qv.shape[1:3], window
-        qv = mirror_to(mirror_to(qv, 1, -(-H // h) * h), 2, -(-W // w) * w)
-        if any(shift):
-            qv = qv.roll(shift, (1, 2))
-        rows, columns = qv.shape[1] // h, qv.shape[2] // w
-        tiles = qv.reshape(-1, rows, h, columns, w, 2, self.heads, qv.shape[-1] // (2 * self.heads))
-        # (2, B, rows, columns, heads, h, w, D), then (2, M, heads, N, D)
-        q, v = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3).unbind()
-        y = attention(q, q, v, scale=1.0).unflatten(2, (h, w)).unflatten(0, (-1, rows, columns))
-        y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows * h, columns * w, qv.shape[-1] // 2)
-        if any(shift):
-            y = y.roll([-step for step in shift], (1, 2))
-        return y[:, :H, :W]
 
 
 class Block(nn.Module):

@@ -3,7 +3,7 @@
 A U-Net of transformer blocks. A block attends over channels instead of pixels, so its cost grows linearly
 with the image, and its feed-forward network is gated. State-dict keys are those of the official release.
 
-Shapes: B batch, H x W a level's resolution, C its width, D = C / heads channels of a head. Blocks work on
+Shapes: B batch, H x W a level's resolution, C its width. Blocks work on
 (B, H, W, C), which convolutions take as channels-last (B, C, H, W) without a copy: depthwise convolutions,
 where most of the time goes, run 1.4 to 1.9 times as fast in that layout (``benchmarks/README.md``).
 """
@@ -11,16 +11,17 @@ where most of the time goes, run 1.4 to 1.9 times as fast in that layout (``benc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from . import NETWORKS
 from .layers.checkpoint import checkpointed
 from .layers.convolution import in_nchw, pointwise
+from .layers.mlp import GatedFeedForward
+from .layers.transposed_attention import ChannelAttention
 from .padding import SizeRequirement, crop_to, pad_to
 
 
@@ -60,114 +61,6 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return self.body(x)
-
-
-class _ChannelCosines(torch.autograd.Function):
-    """Cosines between channels of queries and keys, with gradients in the layout of their inputs.
-
-    Left to autograd, the product's gradient of the queries would arrive with pixels innermost, and be
-    copied, and the normalisation would pass over all pixels several times in each direction.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
-        """Map two (B, heads, pixels, D) to (B, heads, D, D)."""
-        length_q, length_k = _lengths(q), _lengths(k)
-        cosines = q.transpose(-2, -1) @ k / (length_q.unsqueeze(-1) * length_k.unsqueeze(-2))
-        ctx.save_for_backward(q, k, length_q, length_k, cosines)
-        return cosines
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, length_q, length_k, cosines = ctx.saved_tensors
-        # A length at its lower bound is a constant.
-        radial = grads[0] * cosines
-        radial_q = -radial.sum(-1) / length_q**2 * (length_q > _SHORTEST)
-        radial_k = -radial.sum(-2) / length_k**2 * (length_k > _SHORTEST)
-        mixing = grads[0] / (length_q.unsqueeze(-1) * length_k.unsqueeze(-2))
-        mixing, radial_q, radial_k = (part.to(q.dtype) for part in (mixing, radial_q, radial_k))
-        return (
-            torch.addcmul(k @ mixing.transpose(-2, -1), q, radial_q.unsqueeze(-2)),
-            torch.addcmul(q @ mixing, k, radial_k.unsqueeze(-2)),
-        )
-
-
-_SHORTEST = 1e-12
-
-
-def _lengths(x: Tensor) -> Tensor:
-    """Return the L2 norm over pixels of (B, heads, pixels, D), bounded from below as in the release."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=-2, dtype=dtype).clamp_min(_SHORTEST)
-
-
-class ChannelAttention(nn.Module):
-    """Multi-Dconv head transposed attention: a head's channels attend to each other over all pixels."""
-
-    def __init__(self, dim: int, heads: int, bias: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
-        self.qkv_dwconv = _depthwise(3 * dim, bias)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        # Queries, keys and values are computed apart, so that their gradients need not be joined.
-        q, k, v = (part.flatten(1, 2) for part in _separately(x, self.qkv, self.qkv_dwconv, 3))
-        q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k))
-        attn = (_ChannelCosines.apply(q, k) * self.temperature).softmax(-1).to(v.dtype)
-        # Attention and projection are linear maps of each pixel's values: multiplied first, they are one.
-        weight = self.project_out.weight.flatten(1).unflatten(1, (self.heads, -1))  # (C, heads, D)
-        mixing = (weight.transpose(0, 1) @ attn).transpose(1, 2).flatten(2)  # (B, C, C)
-        y = v @ mixing.transpose(-2, -1)
-        if self.project_out.bias is not None:
-            y = y + self.project_out.bias
-        return y.unflatten(1, x.shape[1:3])
-
-
-class GatedFeedForward(nn.Module):
-    """Gated-Dconv feed-forward network: one half of the hidden channels gates the other."""
-
-    def __init__(self, dim: int, hidden: int, bias: bool) -> None:
-        super().__init__()
-        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
-        self.dwconv = _depthwise(2 * hidden, bias)
-        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        # Matrix products with the published 127 or 255 channels take up to twice the time of 128 or 256.
-        gate, value = _separately(x, self.project_in, self.dwconv, 2, multiple_of=16)
-        weight = self.project_out.weight.flatten(1)
-        weight = F.pad(weight, (0, gate.shape[-1] - weight.shape[1]))
-        return F.linear(F.gelu(gate) * value, weight, self.project_out.bias)
-
-
-def _separately(
-    x: Tensor, project: nn.Conv2d, depthwise: nn.Conv2d, parts: int, multiple_of: int = 1
-) -> list[Tensor]:
-    """Return equal parts of ``depthwise(project(x))`` for x (B, H, W, C), with zeros up to a multiple."""
-    width = project.out_channels // parts
-    results = []
-    for i in range(parts):
-        share = slice(i * width, (i + 1) * width)
-        weight, bias = _widened(project, share, multiple_of)
-        kernel, offset = _widened(depthwise, share, multiple_of)
-        y = F.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
-        results.append(F.conv2d(y, kernel, offset, padding=1, groups=len(kernel)).permute(0, 2, 3, 1))
-    return results
-
-
-def _widened(conv: nn.Conv2d, share: slice, multiple_of: int) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias of some output channels, and zeros up to a multiple."""
-    weight, bias = conv.weight[share], None if conv.bias is None else conv.bias[share]
-    missing = -len(weight) % multiple_of
-    if not missing:
-        return weight, bias
-    return F.pad(weight, (0, 0) * 3 + (0, missing)), None if bias is None else F.pad(bias, (0, missing))
 
 
 class Block(nn.Module):
@@ -312,10 +205,6 @@ class Restormer(nn.Module):
 
     def _run(self, level: nn.Sequential, x: Tensor) -> Tensor:
         return checkpointed(level, x) if self.use_checkpoint else level(x)
-
-
-def _depthwise(channels: int, bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 def _check(

@@ -22,62 +22,8 @@ from .layers.checkpoint import checkpointed
 from .layers.drop_path import DropPath
 from .layers.mlp import Mlp
 from .layers.resized import resized, resized_table
-from .layers.window_attention import attend_within_windows, bias_from_table
+from .layers.window_attention import WindowAttention
 from .layers.windows import Side
-
-
-class WindowAttention(nn.Module):
-    """Attention within (shifted) windows, with a learned bias for every relative position.
-
-    Maps of any size: see :func:`attend_within_windows`. Where a side is no longer than the window's, windows
-    are not shifted.
-
-    Args:
-        dim: channels.
-        window: (h, w).
-        heads: number of heads; divides ``dim``.
-        shift: rows and columns by which windows are shifted.
-        qkv_bias: give queries, keys and values a bias.
-        scale: of the logits; default: the width of a head to the power of -0.5.
-        attn_drop: probability that a weight is dropped.
-        proj_drop: probability that an output is dropped.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        window: Side,
-        heads: int,
-        shift: Side = (0, 0),
-        qkv_bias: bool = True,
-        scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.window, self.shift, self.heads = window, shift, heads
-        self.scale, self.attn_drop = scale, attn_drop
-        offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        covered = x.shape[1] <= self.window[0] or x.shape[2] <= self.window[1]
-        y = attend_within_windows(
-            x,
-            self.qkv,
-            bias_from_table(self.relative_position_bias_table, self.window),
-            self.window,
-            self.heads,
-            shift=(0, 0) if covered else self.shift,
-            scale=self.scale,
-            dropout=self.attn_drop if self.training else 0.0,
-        )
-        return self.proj_drop(self.proj(y))
 
 
 class Block(nn.Module):

@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 from ..spelling import nearest
+from . import parts
 from .errors import Problem
+from .sections import ConstructedBy, metadata_of
 from .values import show
 
 _SCALARS = (bool, int, float, str, type(None))
@@ -34,6 +36,7 @@ def check_arguments(
     supplied: Collection[str] = (),
     *,
     allow_extra: bool = True,
+    all_known: bool = True,
 ) -> list[Problem]:
     """Compare keyword arguments with a constructor's signature.
 
@@ -44,6 +47,7 @@ def check_arguments(
         supplied: names of arguments the caller adds itself (``params`` of an optimizer).
         allow_extra: whether a ``**kwargs`` of the constructor may take unknown names; false where it is
             known to ignore them.
+        all_known: whether everything is registered that will be: names of parts that are not are wrong.
 
     Returns:
         A problem for each unknown argument, each missing one, and each value that does not fit its
@@ -84,18 +88,56 @@ def check_arguments(
             kind = "true or false" if isinstance(default, bool) else "a number"
             expected = f"{kind}, like the default {show(default)}"
             problems.append(Problem(f"{key}.{word}", show(value), expected))
+    for word, part in argument_parts(constructor).items():
+        if word in kwargs:
+            problems += _check_part(kwargs[word], part, f"{key}.{word}", all_known)
     return problems
+
+
+def _check_part(value: Any, part: ConstructedBy, key: str, all_known: bool) -> list[Problem]:
+    """Compare a part's name and arguments with its constructor."""
+    given = {"type": value} if isinstance(value, str) else value
+    if not isinstance(given, dict):
+        return []  # the argument's annotation has said so
+    name, registry = given.get("type"), part.registry
+    if not isinstance(name, str):
+        known = f"known: {', '.join(registry.known_names())}"
+        found = "nothing" if name is None else show(name)
+        return [Problem(f"{key}.type", found, f"the name of a {registry.kind}", known)]
+    if name not in registry.known_names():
+        place = key if isinstance(value, str) else f"{key}.type"
+        fix = nearest(name, registry.known_names()) or f"known: {', '.join(registry.known_names())}"
+        return [Problem(place, repr(name), f"a registered {registry.kind}", fix)] if all_known else []
+    definition = registry.definition(name)
+    constructor = registry.find(name) if definition is None else written_constructor(definition)
+    if constructor is None:
+        return []
+    kwargs = {word: item for word, item in given.items() if word != "type"}
+    return check_arguments(constructor, kwargs, key, part.supplied, all_known=all_known)
+
+
+def argument_parts(constructor: Callable[..., Any]) -> dict[str, ConstructedBy]:
+    """Return whose constructor decides about an argument's value, for the arguments that name a part."""
+    found: dict[str, ConstructedBy] = {}
+    for word, annotation in _hints(constructor).items():
+        for item in metadata_of(annotation):
+            if isinstance(item, ConstructedBy):
+                found[word] = item
+    return found
+
+
+def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
+    function = constructor.__init__ if inspect.isclass(constructor) else constructor
+    try:
+        return get_type_hints(function, include_extras=True)
+    except Exception:  # Names that exist for type checkers only may raise anything when evaluated.
+        return {}
 
 
 def argument_types(constructor: Callable[..., Any]) -> dict[str, tuple[str, TypeAdapter[Any]]]:
     """Return annotation in words and validator of each argument that a YAML value can meet."""
-    function = constructor.__init__ if inspect.isclass(constructor) else constructor
-    try:
-        hints = get_type_hints(function)
-    except Exception:  # Names that exist for type checkers only may raise anything when evaluated.
-        return {}
     types_by_name: dict[str, tuple[str, TypeAdapter[Any]]] = {}
-    for word, annotation in hints.items():
+    for word, annotation in _hints(constructor).items():
         usable = _usable(annotation)
         if word == "return" or usable is None:
             continue
@@ -107,8 +149,8 @@ def argument_types(constructor: Callable[..., Any]) -> dict[str, tuple[str, Type
 def written_constructor(definition: ast.ClassDef | ast.FunctionDef) -> Callable[..., Any] | None:
     """Return a function with the signature of a constructor that is known by its source alone.
 
-    Annotations of names beyond the builtins, ``typing`` and ``collections.abc`` are left out, and defaults
-    that are no literals stand as ``...``.
+    Annotations of names beyond the builtins, ``typing``, ``collections.abc`` and :mod:`.parts` are left out,
+    and defaults that are no literals stand as ``...``.
 
     Args:
         definition: a function, or a class.
@@ -157,7 +199,7 @@ def written_constructor(definition: ast.ClassDef | ast.FunctionDef) -> Callable[
     return constructor
 
 
-_KNOWN_TYPES = {**vars(typing), **vars(collections.abc)}
+_KNOWN_TYPES = {**vars(typing), **vars(collections.abc), **vars(parts)}
 
 
 def _literal(value: ast.expr) -> Any:

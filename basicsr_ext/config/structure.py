@@ -123,7 +123,9 @@ def _check_type(
     constructor = written_constructor(definition) if definition is not None else None
     if isinstance(decides, ConstructedBy) and constructor is not None:
         kwargs = {key: item for key, item in value.items() if key not in ("type", *decides.kept)}
-        yield from check_arguments(constructor, kwargs, path, decides.supplied, allow_extra=False)
+        yield from check_arguments(
+            constructor, kwargs, path, decides.supplied, allow_extra=False, all_known=not plugins
+        )
 
 
 def constructed_parts(options: Options) -> Iterator[tuple[str, dict[str, Any], ConstructedBy]]:

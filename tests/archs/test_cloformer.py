@@ -7,7 +7,8 @@ import torch
 from recorded import SHIPPED, find, load
 
 import basicsr_ext as bx
-from basicsr_ext.archs.cloformer_arch import AttnConv, CloFormer
+from basicsr_ext.archs.cloformer_arch import CloFormer
+from basicsr_ext.archs.layers.context_convolution import AttnConv
 
 TINY = {
     "num_classes": 5,

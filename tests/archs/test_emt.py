@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from recorded import SHARED, SHIPPED, find, load
 
 import basicsr_ext as bx
-from basicsr_ext.archs.emt_arch import EMT, ShiftConv, TokenMixer, moved_by_groups, moved_in_turn
+from basicsr_ext.archs.emt_arch import EMT, ShiftConv
+from basicsr_ext.archs.layers.pixel_mixing import TokenMixer, moved_by_groups, moved_in_turn
 
 TINY = {
     "dim": 20,

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from recorded import SHIPPED, load
 
 import basicsr_ext as bx
-from basicsr_ext.archs.mswin_arch import MSwinTransformer, SplitAttention, WindowBranch
+from basicsr_ext.archs.layers.multi_window_attention import SplitAttention, WindowBranch
+from basicsr_ext.archs.mswin_arch import MSwinTransformer
 
 TINY = {"dim": 8, "heads": [2, 1], "dim_heads": [4, 6], "window_size": [2, 4]}
 

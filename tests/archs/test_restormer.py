@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from recorded import SHIPPED, find, load
 
 import basicsr_ext as bx
+from basicsr_ext.archs.layers.transposed_attention import _ChannelCosines
 from basicsr_ext.archs.padding import crop_to, pad_to
-from basicsr_ext.archs.restormer_arch import Restormer, _ChannelCosines
+from basicsr_ext.archs.restormer_arch import Restormer
 
 TINY = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 2, 2, 4]}
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from basicsr_ext.archs.grl_arch import biased_attention as attention_module
-from basicsr_ext.archs.grl_arch.biased_attention import Mask, biased_attention
-from basicsr_ext.archs.grl_arch.stripes import Tiling, mask_between
+from basicsr_ext.archs.layers import biased_attention as attention_module
+from basicsr_ext.archs.layers.biased_attention import Mask, biased_attention
 from basicsr_ext.archs.layers.position_bias import coordinate_mlp, log_coordinates, look_up
+from basicsr_ext.archs.layers.stripes import Tiling, mask_between
 from basicsr_ext.archs.layers.windows import shifted_window_mask
 
 CPU = torch.device("cpu")

@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from recorded import SHIPPED, find, load
 
 import basicsr_ext as bx
-from basicsr_ext.archs.layers.window_attention import attend_within_windows, bias_from_table
-from basicsr_ext.archs.swin_arch import SwinTransformer, WindowAttention
+from basicsr_ext.archs.layers.window_attention import (
+    WindowAttention,
+    attend_within_windows,
+    bias_from_table,
+)
+from basicsr_ext.archs.swin_arch import SwinTransformer
 
 TINY = {
     "img_size": 32,

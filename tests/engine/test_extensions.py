@@ -105,6 +105,36 @@ def test_mistakes_in_extensions_are_one_line_each(tmp_path, change, line):
         assert len(lines) == 1
 
 
+def with_mixer(folder, mixer, feed_forward="linear"):
+    options = extended(folder)
+    body = {"type": "AttentionRestorer", "upscale": 2, "dim": 4, "depths": [2]}
+    options["network_g"] = {**body, "mixer": mixer, "feed_forward": feed_forward}
+    return options
+
+
+def test_attention_from_outside_trains_in_the_body_for_any(tmp_path):
+    assert train(load_options(with_mixer(tmp_path, {"type": "average", "side": 3}))).iteration == 8
+
+
+@pytest.mark.parametrize(
+    ("mixer", "line"),
+    [
+        ({"type": "average", "sid": 3}, "network_g.mixer.sid: found an unknown key, expected an argument of"),
+        ({"type": "average", "dim": 3}, "network_g.mixer.dim: found an unknown key"),
+        (
+            "averag",
+            "network_g.mixer: found 'averag', expected a registered token mixer; did you mean 'average'?",
+        ),
+    ],
+    ids=str,
+)
+def test_mistakes_in_attention_from_outside_are_one_line_each(tmp_path, mixer, line):
+    with pytest.raises(OptionError) as caught:
+        build_parts(load_options(with_mixer(tmp_path, mixer)), 1, training=True)
+    assert line in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
 def test_optimizers_are_found_where_they_can_be_imported(tmp_path):
     options = extended(tmp_path)
     options["train"]["optim_g"] = {"type": "torch.optim.adagrad.Adagrad", "lr": 1e-3}

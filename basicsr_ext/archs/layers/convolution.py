@@ -52,6 +52,11 @@ def residual_conv(kind: str, channels: int, argument: str) -> nn.Module:
     raise ValueError(f"{argument}: found {kind!r}, expected '1conv' or '3conv'")
 
 
+def depthwise3x3(channels: int, bias: bool) -> nn.Conv2d:
+    """Return a 3 x 3 convolution of each channel by itself that keeps the size."""
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
+
+
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1 x 1 convolution to (..., channels_in): to (..., channels_out)."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
@@ -60,3 +65,27 @@ def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def in_nchw(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a module of NCHW tensors to (B, H, W, C); it sees channels-last memory, so nothing is copied."""
     return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def in_parts(
+    x: Tensor, project: nn.Conv2d, depthwise: nn.Conv2d, parts: int, multiple_of: int = 1
+) -> list[Tensor]:
+    """Return equal parts of ``depthwise(project(x))`` for x (B, H, W, C), with zeros up to a multiple."""
+    width = project.out_channels // parts
+    results = []
+    for i in range(parts):
+        share = slice(i * width, (i + 1) * width)
+        weight, bias = _widened(project, share, multiple_of)
+        kernel, offset = _widened(depthwise, share, multiple_of)
+        y = F.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
+        results.append(F.conv2d(y, kernel, offset, padding=1, groups=len(kernel)).permute(0, 2, 3, 1))
+    return results
+
+
+def _widened(conv: nn.Conv2d, share: slice, multiple_of: int) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of some output channels, and zeros up to a multiple."""
+    weight, bias = conv.weight[share], None if conv.bias is None else conv.bias[share]
+    missing = -len(weight) % multiple_of
+    if not missing:
+        return weight, bias
+    return F.pad(weight, (0, 0) * 3 + (0, missing)), None if bias is None else F.pad(bias, (0, missing))

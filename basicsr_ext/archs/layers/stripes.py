@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.derived import derived
-from ..layers.windows import Side
 from .biased_attention import Mask
+from .derived import derived
+from .windows import Side
 
 _REGIONS = 9
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..layers.attention import attention
+from .attention import attention
 
 _CHUNK = 2**19  # logits whose two or three copies fit a core's cache
 
