@@ -75,13 +75,14 @@ class ClassTrainSet:
         self.augmentation, self._seed = augmentation, seed
         count, strength = augmentation.rand_augment or (0, 0)
         jitter = augmentation.color_jitter
-        colours: list[Any] = []
+        changes: list[Any] = []
         if count:
-            mode = functional.InterpolationMode(augmentation.interpolation)
-            colours.append(v2.RandAugment(count, strength, interpolation=mode))
+            # Its rotations and shears of tensors know no bicubic interpolation.
+            bilinear = functional.InterpolationMode.BILINEAR
+            changes.append(v2.RandAugment(count, strength, interpolation=bilinear))
         if jitter:
-            colours.append(v2.ColorJitter(jitter, jitter, jitter))
-        self._change = v2.Compose([*colours, v2.Identity()])
+            changes.append(v2.ColorJitter(jitter, jitter, jitter))
+        self._change = v2.Compose([*changes, v2.Identity()])
         self._erase = v2.RandomErasing(p=augmentation.erasing, value="random")  # pyright: ignore[reportArgumentType]
 
     def __len__(self) -> int:
