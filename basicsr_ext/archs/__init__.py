@@ -7,7 +7,8 @@ network means adding a file. Nothing here knows option files or training; of the
 ``registry``, and annotations of arguments that name a part (``config.parts``). Networks take and return NCHW
 float tensors of any size, values 0 to ``pixel_range`` (an attribute; 1.0 where a network has none).
 ``repeated_blocks``, an attribute too, are the classes of the blocks that make up most of a network, each of
-which is compiled by itself.
+which is compiled by itself; ``undecayed`` is a pattern of the names of parameters that weight decay should
+leave alone, besides those of one dimension.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ Shapes: B batch, H x W the map of a stage, C its channels. Blocks work on (B, H,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar
@@ -196,6 +197,7 @@ class DeformableTransformer(nn.Module):
         num_classes: length of the result; 0: the pooled features.
     """
 
+    undecayed: ClassVar[re.Pattern[str]] = re.compile(r"rpe_table|relative_position_bias_table")
     repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (
         LocalAttention,
         DeformableAttention,

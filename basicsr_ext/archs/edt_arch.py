@@ -25,6 +25,7 @@ from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps
 from .layers.crossed_attention import LocalAttention, attend_crosswise, both_ways, crossed_masks
 from .layers.drop_path import DropPath
 from .layers.mlp import DepthwiseMlp
+from .layers.windows import shifted_window_mask
 from .padding import SizeRequirement, crop_to, pad_to
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)

@@ -21,29 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-<<<<<<< HEAD:basicsr_ext/archs/grl_arch/network.py
-from .. import NETWORKS
-from ..layers.checkpoint import checkpointed
-from ..layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
-from ..layers.drop_path import DropPath
-from ..layers.mlp import Mlp
-from ..layers.position_bias import PositionBias, log_coordinates, look_up
-from ..layers.windows import Side
-from ..padding import SizeRequirement, crop_to, pad_to
-from .biased_attention import biased_attention
-from .stripes import Tiling, full_mask, mask_between
-=======
 from . import NETWORKS
 from .layers.anchored_attention import BiasCache, MixedAttention
 from .layers.checkpoint import checkpointed
 from .layers.convolution import conv3x3, pixel_shuffle_once, pixel_shuffle_steps, residual_conv
 from .layers.drop_path import DropPath
 from .layers.mlp import Mlp
-from .layers.position_bias import PositionBias
-from .layers.stripes import Tiling
+from .layers.position_bias import PositionBias, log_coordinates, look_up
+from .layers.stripes import Tiling, full_mask
 from .layers.windows import Side
 from .padding import SizeRequirement, crop_to, pad_to
->>>>>>> body:basicsr_ext/archs/grl_arch.py
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)
 _HEAD_WIDTH = 64

@@ -130,6 +130,7 @@ class SwinTransformer(nn.Module):
         ValueError: arguments that do not fit together.
     """
 
+    undecayed: ClassVar[re.Pattern[str]] = re.compile(r"absolute_pos_embed|relative_position_bias_table")
     repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = (Block,)
 
     def __init__(

@@ -211,6 +211,13 @@ Decay = Annotated[
 ]
 
 
+class Freeze(Section):
+    """Parameters that keep their values for a while."""
+
+    modules: str = Field(description="Name of a module or parameter, or a pattern such as 'body.*.norm*'.")
+    until: PositiveInt = Field(description="The last iteration in which they stay as they are.")
+
+
 class Train(Section):
     """How networks are optimised, whatever the kind of training."""
 
@@ -237,6 +244,17 @@ class Train(Section):
     compile_scope: Literal["blocks", "network"] = Field(
         default="blocks",
         description="Compile the blocks that a network repeats, which is quick, or all of it as one graph.",
+    )
+    filter_bias_and_norm: bool = Field(
+        default=False,
+        description="No weight decay of parameters with one dimension, nor of tables that the network names.",
+    )
+    lr_factors: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Factors on the learning rate by module, '{body: 0.1}'; the last that matches counts.",
+    )
+    freeze: list[Freeze] = Field(
+        default_factory=list, description="What keeps its values at first: '[{modules: body, until: 5000}]'."
     )
     grad_accum: PositiveInt = Field(default=1, description="Micro-batches per optimizer step.")
     channels_last: bool = Field(default=False, description="NHWC memory layout.")

@@ -94,6 +94,7 @@ PositiveFloat = Annotated[
 NonNegativeFloat = Annotated[
     float, Field(ge=0, allow_inf_nan=False), Expect("a number from 0 up", "numbers from 0 up")
 ]
+Probability = Annotated[float, Field(ge=0, le=1), Expect("a number from 0 to 1", "numbers from 0 to 1")]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False), Expect("a number", "numbers")]
 
 

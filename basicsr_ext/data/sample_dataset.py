@@ -52,11 +52,21 @@ class SampleImages(ImageSection, Degradable):
 
     @override
     def pairs(self, scale: int) -> ImagePairs:
-        import skimage
+        files = InMemorySource(sample_files(SPLITS[self.split]))
+        return degraded_pairs(files, self.degradation, scale, self.conversion)
 
-        # The files of the wheel itself: skimage.data's functions may reach for a download cache.
-        files = FileSource(str(Path(skimage.__file__).parent / "data"), SPLITS[self.split])
-        absent = [file for file in files.files if not Path(files.folder, file).is_file()]
-        if absent:
-            raise ValueError(f"SampleImages: the installed scikit-image does not bundle {', '.join(absent)}")
-        return degraded_pairs(InMemorySource(files), self.degradation, scale, self.conversion)
+
+def sample_files(names: tuple[str, ...]) -> FileSource:
+    """Return photographs of scikit-image's by their file names.
+
+    Raises:
+        ValueError: the installed version does not bundle one of them.
+    """
+    import skimage
+
+    # The files of the wheel itself: skimage.data's functions may reach for a download cache.
+    files = FileSource(str(Path(skimage.__file__).parent / "data"), names)
+    absent = [file for file in files.files if not Path(files.folder, file).is_file()]
+    if absent:
+        raise ValueError(f"the installed scikit-image does not bundle {', '.join(absent)}")
+    return files

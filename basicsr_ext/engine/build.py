@@ -28,6 +28,7 @@ from ..data.sections import DatasetSection, PatchKeys
 from ..models import MODELS, ModelKind
 from ..registry import NETWORKS, OPTIMIZERS, UnknownTypeError
 from .logger import LOG
+from .parameters import pattern_problems
 from .precision import build_optimizer, find_optimizer
 
 
@@ -146,6 +147,8 @@ class _Builder:
                 networks[name] = NETWORKS.find(spec.type)(**spec.kwargs)
         for name, network in networks.items():
             self._load_pretrained(name.removeprefix("net_"), network)
+        if self.options.train is not None and not self._refused:
+            self.problems += pattern_problems(networks, self.options.train)
         return networks
 
     def _load_pretrained(self, letter: str, network: nn.Module) -> None:

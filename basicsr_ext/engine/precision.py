@@ -30,9 +30,9 @@ def choose_algorithms(deterministic: bool) -> None:
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], device: torch.device, **kwargs: Any
+    name: str, parameters: Iterable[nn.Parameter | dict[str, Any]], device: torch.device, **kwargs: Any
 ) -> torch.optim.Optimizer:
-    """Return an optimizer, fused where it has such a kernel for the device.
+    """Return an optimizer of parameters, or groups of them, fused where it has such a kernel for the device.
 
     Raises:
         LookupError, TypeError, ValueError: there is no such optimizer, or it refuses its arguments.
@@ -74,7 +74,7 @@ def load_state(
         own_options: keys of parameter groups whose values ``optimizer`` keeps as it was built.
     """
     # These follow the device; torch places the step counts by what the loaded groups say.
-    kept = {*own_options, *_IMPLEMENTATIONS} - {"params"}
+    kept = {*own_options, *_IMPLEMENTATIONS, "lr_factor"} - {"params"}
     groups = [
         {**group, **{key: value for key, value in own.items() if key in kept}}
         for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)

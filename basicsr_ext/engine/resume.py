@@ -12,6 +12,7 @@ import torch
 from ..archs.weights import WeightsError
 from ..config import Options, Problem, resolved_stages
 from ..config.schema import OptimizerSpec
+from ..config.values import show
 from ..data.sampling import Stage
 from ..registry import MODELS, UnknownTypeError
 from .checkpoint import Checkpoint
@@ -83,7 +84,16 @@ def _is_same_kind(former: str, now: str) -> bool:
 def _optimizer_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
     """Return every optimizer that cannot go on from the state that the checkpoint holds of it."""
     train = json.loads(checkpoint.state["options"])["train"]
-    problems = []
+    problems = [
+        Problem(
+            f"train.{key}",
+            show(now),
+            f"what the checkpoint of iteration {checkpoint.iteration} groups parameters by, {show(former)}",
+            _ANOTHER_RUN,
+        )
+        for key, nothing in (("filter_bias_and_norm", False), ("lr_factors", {}))
+        if (now := getattr(options.train, key)) != (former := train.get(key, nothing))
+    ]
     for name, state in checkpoint.state["optimizers"].items():
         spec, former = getattr(options.train, name, None), train[name]["type"]
         stepped = state["state"].values()

@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint, random_state, restore_random_state
 from .compiling import compile_blocks, compile_whole
 from .distributed import World
 from .ema import WeightAverage
+from .parameters import frozen_parameters, parameter_groups
 from .precision import RESTORMER_CLIP, Stepper, Verdict, build_optimizer, load_state
 from .resume import misfit
 
@@ -83,12 +84,13 @@ class TrainingStep:
             if train.ema_decay > 0
         }
         clip = train.grad_clip_norm or (RESTORMER_CLIP if train.use_grad_clip else None)
+        self._kept = frozen_parameters(networks, train)
         self._steppers: dict[str, Stepper] = {}
         self._rates = {}
         for phase in _checked(self.phases, networks):
             spec = getattr(train, phase.optimizer)
-            parameters = [p for name in phase.networks for p in self._trainable[name]]
-            optimizer = build_optimizer(spec.type, parameters, world.device, lr=spec.lr, **spec.kwargs)
+            groups = parameter_groups({name: networks[name] for name in phase.networks}, train)
+            optimizer = build_optimizer(spec.type, groups, world.device, lr=spec.lr, **spec.kwargs)
             self._steppers[phase.name] = Stepper(optimizer, train.amp, world.device, clip)
             self._rates[phase.name] = learning_rate(
                 train.scheduler, spec.lr, train.warmup_iter, train.warmup_lr
@@ -131,8 +133,9 @@ class TrainingStep:
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rate of every optimizer as logs name it: ``lr``, ``lr_d``, …."""
         return {
-            _numbered("lr", number, phase): self._steppers[phase.name].optimizer.param_groups[0]["lr"]
+            _numbered("lr", number, phase): group["lr"] / group["lr_factor"]
             for number, phase in enumerate(self.phases)
+            for group in self._steppers[phase.name].optimizer.param_groups[:1]
         }
 
     def run(
@@ -155,10 +158,13 @@ class TrainingStep:
             self._set_buffers(before)
             before_update()
             self._set_buffers(after)
+        # Not by requires_grad: DistributedDataParallel decides once and for all what it exchanges.
+        for parameter in (p for until, kept in self._kept for p in kept if iteration <= until):
+            parameter.grad = None
         steppers = [self._steppers[phase.name] for phase in due]
         for phase, stepper in zip(due, steppers, strict=True):
             for group in stepper.optimizer.param_groups:
-                group["lr"] = self._rates[phase.name](iteration)
+                group["lr"] = self._rates[phase.name](iteration) * group["lr_factor"]
         if len(steppers) > 1:
             spoil_together(steppers)
         results = [stepper.step() for stepper in steppers]
