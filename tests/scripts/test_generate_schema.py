@@ -77,6 +77,7 @@ CHECKS: dict[str, Any] = {
     "minItems": lambda v, count, _: not isinstance(v, list) or len(v) >= count,
     "maxItems": lambda v, count, _: not isinstance(v, list) or len(v) <= count,
     "minLength": lambda v, count, _: not isinstance(v, str) or len(v) >= count,
+    "maxLength": lambda v, count, _: not isinstance(v, str) or len(v) <= count,
     "pattern": lambda v, pattern, _: not isinstance(v, str) or bool(re.search(pattern, v)),
     "minimum": number(lambda v, limit: v >= limit),
     "maximum": number(lambda v, limit: v <= limit),
@@ -117,6 +118,7 @@ def test_our_option_files_name_the_schema_in_their_first_line(file):
         ("lr: !!float 2e-4", "lr: fast"),
         ("  type: MSRResNet", "  type: EDT"),
         ("scale: 4", "scale: 4.5"),
+        ("name: ", "name: a/"),
     ],
 )
 def test_mistakes_do_not_conform(old, new):
