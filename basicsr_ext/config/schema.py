@@ -67,8 +67,8 @@ def _named(name: str) -> str:
 
 FolderName = Annotated[
     str,
-    AfterValidator(_named),
     Field(min_length=1, max_length=_LONGEST_NAME, pattern="^[^/]*$"),
+    AfterValidator(_named),
     Expect(f"the name of a folder: text of 1 to {_LONGEST_NAME} bytes without /", "names of folders"),
 ]
 

@@ -118,6 +118,7 @@ def test_our_option_files_name_the_schema_in_their_first_line(file):
         ("lr: !!float 2e-4", "lr: fast"),
         ("  type: MSRResNet", "  type: EDT"),
         ("scale: 4", "scale: 4.5"),
+        ("name: ", "name: a/"),
     ],
 )
 def test_mistakes_do_not_conform(old, new):
