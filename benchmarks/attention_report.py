@@ -248,7 +248,8 @@ the end of its schedule, where its learning rate is still high: that counts agai
 fast mixers learn the first tenths of a decibel. Published networks have 8 to 200 times the parameters and a
 thousand times the iterations, and offsets that start at zero have had little time to move. Some mixers
 contain convolutions, others do not; the table cannot tell attention from that. Nothing is said about other
-tasks, larger images, or mixers with other arguments: `--data`, `--iterations` and `--parameters` are for that.
+tasks, larger images, or mixers with other arguments; `--data`, `--iterations` and `--parameters` are for
+that.
 """
     )
     return "".join(parts)
