@@ -11,8 +11,9 @@ crops are the same for all. The width (a multiple of four) and the hidden width 
 are chosen so that parameters are equal within 5 %: of the widths that allow that, the one whose feed-forward
 ratio is nearest to 2.
 
-With its defaults a comparison is 66 runs. One iteration of all eleven mixers takes 3.3 s of CPU time on one
-thread of an AMD EPYC that other programs keep busy, so that they take about 80 minutes on two cores (--jobs 2).
+With its defaults a comparison is 66 runs. An iteration of each of the eleven mixers, one after the other,
+takes 3.3 s of CPU time on a thread of an AMD EPYC that other programs keep busy: about 80 minutes on two
+cores.
 """
 
 from __future__ import annotations

@@ -244,11 +244,12 @@ Multiply-adds are of one patch; seconds and memory of a forward and backward pas
 
 A difference smaller than the spread over seeds is none. At equal time the slower mixer is read off before
 the end of its schedule, where its learning rate is still high: that counts against it. With
-{first["parameters"] / 1000:.0f} thousand parameters and {settings["iterations"]} iterations this shows how fast mixers learn the first tenths of a
-decibel. Published networks have 8 to 200 times the parameters and a thousand times the iterations, and
-offsets that start at zero have had little time to move. Some mixers contain convolutions, others do not; the
-table cannot tell attention from that. Nothing is said about other tasks, larger images, or mixers with other
-arguments: `--data`, `--iterations` and `--parameters` are for that.
+{first["parameters"] / 1000:.0f} thousand parameters and {settings["iterations"]} iterations this shows how
+fast mixers learn the first tenths of a decibel. Published networks have 8 to 200 times the parameters and a
+thousand times the iterations, and offsets that start at zero have had little time to move. Some mixers
+contain convolutions, others do not; the table cannot tell attention from that. Nothing is said about other
+tasks, larger images, or mixers with other arguments; `--data`, `--iterations` and `--parameters` are for
+that.
 """
     )
     return "".join(parts)

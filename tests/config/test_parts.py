@@ -77,7 +77,7 @@ def test_a_name_that_a_plug_in_may_bring_is_checked_once_it_is_imported(tmp_path
     options["plugins"] = ["json"]
     loaded = load_options(options)
     with pytest.raises(
-        OptionError, match="network_g.mixer: found 'nowhere', expected a registered token mixer"
+        OptionError, match=r"network_g\.mixer: found 'nowhere', expected a registered token mixer"
     ):
         build_parts(loaded, 1, training=True)
 
