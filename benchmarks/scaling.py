@@ -97,13 +97,13 @@ def training_step(world: World) -> TrainingStep:
 
 def block(world: World, step: TrainingStep | None, batch: dict[str, object], steps: int) -> Spent:
     """Make steps, or wait while others do; return what one took."""
-    world.barrier()
+    world.gather(None)  # all begin together
     real, cpu = time.perf_counter(), time.process_time()
     for number in range(steps if step is not None else 0):
         assert step is not None
         step.run(number + 1, [batch])
     cpu = time.process_time() - cpu
-    world.barrier()
+    world.gather(None)
     real = time.perf_counter() - real
     busy = [seconds for seconds, took_part in world.gather((cpu, step is not None)) if took_part]
     return Spent(real / steps, statistics.mean(busy) / steps)

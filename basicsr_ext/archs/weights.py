@@ -200,7 +200,7 @@ def bare_weights(content: Mapping[str, Any], where: object) -> dict[str, Tensor]
     Raises:
         WeightsFileError: it holds none; the message begins with ``where``.
     """
-    state = _unwrap(content, None, str(where))
+    state = _unwrap(content, "", str(where))
     while prefix := next((p for p in _PREFIXES if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

@@ -79,7 +79,7 @@ def _check(document: Document, phases: Collection[str]) -> _Checked:
     if _model_kind(mapping) is None or unknown_types(mapping, _options_of(mapping)):
         _import_plugins(document)
     if problem := unsupported(mapping, MODELS.names(), DATASETS.names()):
-        return None, [*document.problems, problem], document.places
+        return _Checked(None, [*document.problems, problem], document.places)
     root = _options_of(mapping)
     if _model_kind(mapping) is None:
         name = mapping["model_type"]
