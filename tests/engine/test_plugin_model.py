@@ -195,6 +195,7 @@ def test_check_and_test_know_kinds_of_plugins(tmp_path, capsys):
     assert check(load_options(options))
     assert re.search(r"One iteration of the largest stage.*\(measured\)", capsys.readouterr().out)
     options["path"]["pretrain_network_g"] = str(tmp_path / "run/models/net_g_best.pth")
+    options["path"]["param_key_g"] = "params_ema"
     scores = evaluate(load_options(options))
     best = Checkpointer(tmp_path / "run").load(16).state["best"]["held_out"]["agreement"]["value"]
     assert scores["held_out"]["agreement"] == best
