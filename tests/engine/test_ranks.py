@@ -61,6 +61,7 @@ def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_tells_the_problems_of_any_rank_once(tmp_path, options_file):
     commands = []
     for rank in range(2):
@@ -74,6 +75,7 @@ def test_evaluation_tells_the_problems_of_any_rank_once(tmp_path, options_file):
     assert not silent
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_rank_alone_sees_ends_the_run_in_words(tmp_path, options_file):
     options = tiny_options(tmp_path / "run")
     train(load_options(options))

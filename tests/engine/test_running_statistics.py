@@ -52,7 +52,7 @@ def test_a_skipped_step_leaves_no_trace_in_statistics_and_averages(tmp_path):
     assert same_bits(statistics(content["params"]), statistics(content["params_ema"]))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_two_ranks_score_what_the_saved_weights_do_also_after_a_bad_batch_on_one(
     tmp_path, options_file, decay
 ):
