@@ -208,9 +208,9 @@ class ImageSection(DatasetSection):
         if self.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
             raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
         listed = self.meta_info_file or self.meta_info
-        return cached(
-            self._chosen(select(source, listed, "meta_info_file") if listed else source), self.cache
-        )
+        if listed:
+            source = select(source, listed, "meta_info_file")
+        return cached(self._chosen(source), self.cache)
 
     def _chosen(self, source: StoredSource) -> StoredSource:
         """Return the images that ``range`` and ``subset`` leave.

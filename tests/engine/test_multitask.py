@@ -20,10 +20,8 @@ from basicsr_ext.engine.trainer import Trainer
 def options(folder, **changes):
     written = tiny_options(folder)
     del written["scale"]
-    written |= {
-        "model_type": "MultiTaskModel",
-        "tasks": [{"name": "sr_x2"}, {"name": "dn_g25", "weight": 0.5}],
-    }
+    written["model_type"] = "MultiTaskModel"
+    written["tasks"] = [{"name": "sr_x2"}, {"name": "dn_g25", "weight": 0.5}]
     written["network_g"] |= {"scales": [2], "noise_levels": [25], "depth": 1}
     for stage in written["datasets"]["train"]["stages"]:
         stage["gt_size"] *= 2
@@ -51,10 +49,8 @@ def test_gradients_of_the_joint_step_are_the_weighted_sum_of_the_tasks_own(tmp_p
     parts = build_parts(loaded, 1, training=True)
     run = Trainer(loaded, parts, World(), None)
     batch, network = batch_of_first_stage(run, parts), run.kind.networks["net_g"].double()
-    batch = {
-        task: {key: x.double() if key in ("lq", "gt") else x for key, x in part.items()}
-        for task, part in batch.items()
-    }
+    for part in batch.values():
+        part |= {key: part[key].double() for key in ("lq", "gt")}
     joint = gradients(run, run.kind.losses("g", {"net_g": network}, batch, {}))
     summed: dict[str, torch.Tensor] = {}
     for task, weight in (("sr_x2", 1.0), ("dn_g25", 0.5)):
