@@ -124,7 +124,7 @@ class ImageSection(DatasetSection):
         default=None,
         min_length=2,
         max_length=2,
-        description="Of the images in order of their names, those from the first number to before the second.",
+        description="Images from the first number to before the second, in order of their names.",
     )
     subset: Subset | None = Field(default=None, description="Some of the images, at random.")
     color: Color | None = Field(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from basicsr_ext.archs.grl_arch.network import CosineAttention
+from basicsr_ext.archs.layers.anchored_attention import CosineAttention
 from recorded import SHIPPED, find, load
 from torch import nn
 
