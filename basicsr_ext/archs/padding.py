@@ -81,7 +81,7 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     """Return what ``net`` needs.
 
     Our networks know it themselves (``size_requirement()``) and pad inputs that do not fit. For others it
-    is the option file's ``window_size``, else what is known of basicsr's networks, else an integer
+    is the option file's ``window_size``, where 0 is no requirement, else what is known of basicsr's networks, else an integer
     attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
     """
     own = getattr(net, "size_requirement", None)
@@ -90,7 +90,7 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     if window_size is None:
         known = _BASICSR.get(type(net).__name__, _window_attribute)
         window_size = known(net)
-    return SizeRequirement(window_size)
+    return SizeRequirement(window_size or 1)
 
 
 def _window_attribute(net: nn.Module) -> int:
