@@ -259,7 +259,7 @@ def import_from_elsewhere() -> None:
     import cv2  # noqa: F401
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
     from torchvision.transforms.functional import rgb_to_grayscale
 
     torch.set_num_threads(1)  # threads do not survive a fork
