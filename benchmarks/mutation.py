@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/mutation.py MODULE... [--count N] [--seed N] [--limit SECONDS] [--list]
 
-A module is a path below ``basicsr_ext`` (``engine/step.py``). The work is done in a copy of the tree; every
+A module is a path below ``basicsr_ext`` (``engine/step.py``). The work is done in a copy of the tree. Every
 mutant is tried in a fork of this process, which has imported what the tests import from elsewhere. A mutant that
 no test notices is printed: it is a test that is missing, or a change that changes nothing.
 """
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "basicsr_ext"
 
 _RUN = ("engine/test_step.py", "engine/test_parameters.py", "engine/test_trainer.py")
-_SCORES = ("engine/test_scores.py", "engine/test_evaluation.py")
+_SCORES = ("models/test_restoration_model.py", "engine/test_evaluation.py")
 _WHOLE_IMAGES = ("inference/test_tiles.py", "inference/test_restore.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "data/mixing.py": ("data/test_mixing.py",),
@@ -42,11 +42,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/precision.py": _RUN,
     "engine/resume.py": ("engine/test_resume.py", "engine/test_trainer.py"),
     "engine/step.py": (*_RUN, "engine/test_running_statistics.py", "engine/test_plugin_model.py"),
-    "engine/trainer.py": (*_RUN, "engine/test_scores.py", "engine/test_resume.py"),
+    "engine/trainer.py": (*_RUN, "engine/test_resume.py"),
     "engine/validator.py": (*_SCORES, "engine/test_interruptions.py"),
     "inference/restore.py": _WHOLE_IMAGES,
     "inference/tiles.py": _WHOLE_IMAGES,
-    "metrics/__init__.py": ("metrics/test_metrics.py", "engine/test_scores.py"),
+    "metrics/__init__.py": ("metrics/test_metrics.py",),
     "models/restoration_model.py": (*_SCORES, "engine/test_step.py", "engine/test_extensions.py"),
 }
 """Test files of a module, the quickest first; of others, all of the folder below ``tests`` named likewise."""

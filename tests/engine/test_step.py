@@ -1,4 +1,4 @@
-"""What an iteration does to weights, as plain gradient descent shows it: Adam's steps hide how long a gradient is."""
+"""What an iteration does to weights, by plain gradient descent: Adam's steps hide a gradient's length."""
 
 from __future__ import annotations
 
