@@ -3,8 +3,8 @@
 Usage: python benchmarks/mutation.py MODULE... [--count N] [--seed N] [--limit SECONDS] [--list]
 
 A module is a path below ``basicsr_ext`` (``engine/step.py``). The work is done in a copy of the tree. Every
-mutant is tried in a fork of this process, which has imported what the tests import from elsewhere. A mutant that
-no test notices is printed: it is a test that is missing, or a change that changes nothing.
+mutant is tried in a fork of this process, which has imported what tests import from elsewhere. A mutant that
+survives is a test that is missing, or a change that changes nothing.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/checkpoint.py": ("engine/test_checkpoint.py", "engine/test_resume.py"),
     "engine/ema.py": _RUN,
     "engine/experiment.py": ("engine/test_resume.py", "engine/test_trainer.py"),
-    "engine/logger.py": (*_RUN, "engine/test_interruptions.py"),
+    "engine/logger.py": ("engine/test_logger.py", *_RUN, "engine/test_interruptions.py"),
     "engine/precision.py": _RUN,
     "engine/resume.py": ("engine/test_resume.py", "engine/test_trainer.py"),
     "engine/step.py": (*_RUN, "engine/test_running_statistics.py", "engine/test_plugin_model.py"),
-    "engine/trainer.py": (*_RUN, "engine/test_resume.py"),
+    "engine/trainer.py": (*_RUN, "engine/test_logger.py", "engine/test_resume.py"),
     "engine/validator.py": (*_SCORES, "engine/test_interruptions.py"),
     "inference/restore.py": _WHOLE_IMAGES,
     "inference/tiles.py": _WHOLE_IMAGES,

@@ -216,3 +216,15 @@ def test_a_state_of_basicsrs_own_is_called_that_and_left_as_it_is(options, tmp_p
     (problem,) = starting_point(load_options(options), auto_resume)[2]
     assert problem.found.startswith(f"{folder}/training_states/4.state, which BasicSR itself has written: ")
     assert f"path.pretrain_network_g: {folder}/models/net_g_4.pth" in problem.fix
+
+
+def test_every_option_changed_since_the_checkpoint_is_said_with_both_values(options, trained, capsys):
+    resumed(options, trained)
+    assert "Option changed" not in capsys.readouterr().out
+    options["train"]["optim_g"]["lr"] = 0.01
+    options["logger"]["print_freq"] = 2
+    resumed(options, trained)
+    said = [
+        line.partition("checkpoint: ")[2] for line in capsys.readouterr().out.splitlines() if "Option" in line
+    ]
+    assert said == ["logger.print_freq: 1 -> 2", "train.optim_g.lr: 0.001 -> 0.01"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -155,3 +156,24 @@ def test_a_resumed_run_goes_on_with_the_loss_scale_and_the_best_scores(tmp_path)
     assert resumed.step.state()["scalers"]["g"]["scale"] == 32
     assert resumed.train().best == best
     assert (tmp_path / "models/net_g_best.pth").read_bytes() == weights
+
+
+def test_what_is_done_every_so_often_is_done_after_the_last_iteration_too(tmp_path):
+    options = small_options(tmp_path)
+    options["val"] |= {"val_freq": 3, "save_img": True}
+    options["logger"] |= {"print_freq": 3, "save_checkpoint_freq": 3}
+    trainer_of(options).train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    moments = [(line["kind"], line["iteration"]) for line in lines]
+    assert moments == [(kind, iteration) for iteration in (3, 4) for kind in ("train", "val/photos")]
+    assert Checkpointer(tmp_path).iterations() == [3, 4]
+    stems = {path.stem.rpartition("_")[2] for path in (tmp_path / "visualization/photos").iterdir()}
+    assert stems == {"3", "4"}
+
+
+def test_a_run_keeps_as_many_checkpoints_as_asked_for_and_no_pictures_unasked(tmp_path):
+    options = small_options(tmp_path)
+    options["logger"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": 2}
+    trainer_of(options).train()
+    assert Checkpointer(tmp_path).iterations() == [3, 4]
+    assert not (tmp_path / "visualization").exists()

@@ -1,4 +1,4 @@
-"""What supervised restoration computes of a batch and of an image, by networks that tell what they are given."""
+"""What supervised restoration computes of a batch and of an image, by networks that tell what they get."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_an_image_is_padded_to_windows_for_the_network_alone(tmp_path, window, s
 
 @pytest.mark.parametrize(("tile", "overlap", "exact"), [(12, 8, True), (12, 2, False), (None, 8, True)])
 def test_images_are_run_in_tiles_that_overlap_as_asked(tmp_path, tile, overlap, exact):
-    # The network sees 2 pixels far: the middle quarter of an overlap of 8 begins beyond that, of 2 it does not.
+    # The network sees 2 pixels far: the middle quarter of an overlap of 8 begins beyond that, that of 2 not.
     network, lq = Twice(blur=True), image(30, 26)
     made = model(network, tmp_path, val={} if tile is None else {"tile": tile, "tile_overlap": overlap})
     whole = judged(model(Twice(blur=True), tmp_path), lq).results["photo"].astype(int)
