@@ -92,6 +92,28 @@ def test_tensors_are_tiled_as_pictures_are():
     np.testing.assert_allclose(tiled[0].permute(1, 2, 0), expected, atol=1e-6)
 
 
+class WindowMeans(nn.Module):
+    """Replaces each 8x8 window by its mean: what it makes of a pixel depends on where windows lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(x, 8).repeat_interleave(8, -1).repeat_interleave(8, -2) + self.anchor
+
+
+def test_windows_lie_in_tiles_as_in_the_whole_image():
+    network, image = WindowMeans().eval(), picture(72, 56)
+    whole = restore(network, image, 1, window_size=8)
+    tiled = restore(network, image, 1, tile=32, tile_overlap=11, window_size=8)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    lq = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        tensor = restore_tensor(network, lq, 1, SizeRequirement(8), tile=32, tile_overlap=11)
+    np.testing.assert_allclose(tensor[0].permute(1, 2, 0), whole, atol=1e-6)
+
+
 # --- memory -----------------------------------------------------------------------------------------
 
 
