@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 KNOWN_SETS = (
-    "known: Dataset_GaussianDenoising, Dataset_DefocusDeblur_DualPixel_16bit, PairedImageDataset, "
-    "Dataset_PairedImage, SampleImages, SingleImageDataset"
+    "known: Dataset_GaussianDenoising, Dataset_DefocusDeblur_DualPixel_16bit, ImageFolder, "
+    "PairedImageDataset, Dataset_PairedImage, SampleImages, SampleTextures, SingleImageDataset"
 )
 STAGE = "{{iters: {}, gt_size: {}, batch_size_per_gpu: 2}}"
 

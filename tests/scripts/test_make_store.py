@@ -54,7 +54,11 @@ def test_pairs_are_packed_into_two_stores_with_the_layout_asked_for(folder):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("all checksums are right") == 2
-    assert (output / "GT.store/meta.yml").read_text().endswith("shards: 2\ntile: 32\ncompression: png\n")
+    assert (
+        (output / "GT.store/meta.yml")
+        .read_text()
+        .endswith("shards: 2\ntile: 32\ncompression: png\nformat: 2\n")
+    )
     assert list(open_source(str(output / "LQ.store"), "x").names) == ["ax2", "bx2"]
 
 
