@@ -38,16 +38,16 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/checkpoint.py": ("engine/test_checkpoint.py", "engine/test_resume.py"),
     "engine/ema.py": _RUN,
     "engine/experiment.py": ("engine/test_resume.py", "engine/test_trainer.py"),
-    "engine/logger.py": ("engine/test_logger.py", *_RUN, "engine/test_interruptions.py"),
+    "engine/logger.py": ("engine/test_logger.py", *_RUN),
     "engine/precision.py": _RUN,
     "engine/resume.py": ("engine/test_resume.py", "engine/test_trainer.py"),
-    "engine/step.py": (*_RUN, "engine/test_running_statistics.py", "engine/test_plugin_model.py"),
+    "engine/step.py": (*_RUN, "engine/test_plugin_model.py"),
     "engine/trainer.py": (*_RUN, "engine/test_logger.py", "engine/test_resume.py"),
-    "engine/validator.py": (*_SCORES, "engine/test_interruptions.py"),
+    "engine/validator.py": (*_SCORES, "engine/test_step.py"),
     "inference/restore.py": _WHOLE_IMAGES,
     "inference/tiles.py": _WHOLE_IMAGES,
     "metrics/__init__.py": ("metrics/test_metrics.py",),
-    "models/restoration_model.py": (*_SCORES, "engine/test_step.py", "engine/test_extensions.py"),
+    "models/restoration_model.py": _SCORES,
 }
 """Test files of a module, the quickest first; of others, all of the folder below ``tests`` named likewise."""
 
