@@ -187,7 +187,7 @@ def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def tests_of(module: str) -> list[str]:
+def relevant_tests(module: str) -> list[str]:
     """Return the test files of a module, relative to the tree."""
     names = TESTS.get(module)
     if names is None:
@@ -297,7 +297,7 @@ def main() -> None:
         laboratory = Laboratory(Path(folder))
         noticed = 0
         for name, chosen in drawn.items():
-            tests = tests_of(name)
+            tests = relevant_tests(name)
             started = time.monotonic()
             if failure := laboratory.failure(name, sources[name], tests, arguments.limit):
                 raise SystemExit(f"{name}: its tests fail as it is: {failure}")
