@@ -14,7 +14,7 @@ from basicsr_ext import restore
 from basicsr_ext.archs.padding import SizeRequirement
 from basicsr_ext.inference import restore_tensor
 from basicsr_ext.inference.memory import PeakMemory
-from basicsr_ext.inference.restore import Restorer, try_network
+from basicsr_ext.inference.restore import Restorer, channel_guesses, try_network
 from basicsr_ext.inference.tiles import bands, spans, weights
 
 LENGTHS = {"length": st.integers(1, 200), "tile": st.integers(2, 60), "multiple": st.sampled_from([1, 3, 8])}
@@ -45,6 +45,15 @@ def test_weights_sum_to_one_everywhere(length, tile, multiple, share, scale):
         assert bool((weight >= 0).all())
         total[part.start * scale : part.stop * scale] += weight
     torch.testing.assert_close(total, torch.ones(length * scale))
+
+
+def test_neighbours_are_blended_in_the_middle_quarter_of_their_overlap_alone():
+    first, second = weights([slice(0, 40), slice(8, 48)], scale=1)
+    middle = slice(8 + 12, 8 + 20)
+    assert bool(((first[middle] > 0) & (first[middle] < 1)).all())
+    assert first[: middle.start].tolist() == [1] * 20
+    assert first[middle.stop :].tolist() == [0] * 12
+    torch.testing.assert_close(second, first.flip(0))
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50), share=st.floats(0, 0.9))
@@ -81,6 +90,14 @@ def test_tiles_are_seamless_where_the_receptive_field_fits_into_the_overlap():
     network, image = convolutions(8), picture()  # 17 pixels wide
     difference = restore(network, image, 2, tile=40, tile_overlap=17) - restore(network, image, 2)
     assert np.abs(difference).max() < 1 / 255
+
+
+@pytest.mark.parametrize("tile", [None, 40])
+def test_the_shares_of_the_work_that_are_told_make_up_the_whole(tile):
+    shares = []
+    Restorer(convolutions(1), 2, tile=tile, tile_overlap=4)(picture(90, 50)[None], shares.append)
+    assert len(shares) == (1 if tile is None else 3 * 2)
+    assert sum(shares) == pytest.approx(1)
 
 
 def test_tensors_are_tiled_as_pictures_are():
@@ -187,6 +204,19 @@ def test_a_trial_tells_channels_and_scale():
     assert (trial.channels, trial.channels_out, trial.scale) == (3, 3, 2)
     with pytest.raises(ValueError, match="does not take an image of 1 channels"):
         try_network(convolutions(2), SizeRequirement(), [1, 6])
+
+
+def test_a_trial_without_memory_is_no_refusal_of_the_channels():
+    with pytest.raises(torch.OutOfMemoryError):
+        try_network(Scarce(10), SizeRequirement(), [3])
+
+
+@pytest.mark.parametrize(
+    ("network", "guesses"),
+    [(nn.Conv2d(4, 4, 1), [3, 1, 6, 4]), (nn.Conv2d(3, 3, 1), [3, 1, 6]), (nn.ReLU(), [3, 1, 6])],
+)
+def test_channels_are_guessed_from_the_first_convolution_too(network, guesses):
+    assert channel_guesses(nn.Sequential(network)) == guesses
 
 
 def test_another_scale_than_the_networks_is_refused():

@@ -68,3 +68,16 @@ def test_the_option_file_may_turn_a_measure_of_ours_round(asked, better):
     metric = build_metric(Spec(type="TopKAccuracy", **asked))
     assert isinstance(metric, TopKAccuracy)
     assert metric.better == better
+
+
+@pytest.mark.parametrize(
+    ("function", "needs_target"),
+    [
+        (lambda img, crop_border: 0.0, False),
+        (lambda img, img2, crop_border: 0.0, True),
+        (lambda result, truth: 0.0, True),
+        (max, True),  # it tells no names
+    ],
+)
+def test_a_function_of_one_image_is_known_by_the_names_of_its_arguments(function, needs_target):
+    assert ImageMean(function, {}, "higher").needs_target is needs_target
