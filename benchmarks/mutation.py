@@ -49,7 +49,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "metrics/__init__.py": ("metrics/test_metrics.py",),
     "models/restoration_model.py": _SCORES,
 }
-"""Tests of a module that are quick, by far not all that there are; of others, all of the folder below ``tests`` named likewise."""
+"""Tests of a module that take seconds, by far not all that there are.
+
+Of others, all of the folder below ``tests`` named likewise.
+"""
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from helpers import tiny_options
+from helpers import same_bits, tiny_options
 from test_parameters import SGD, changes
 from torch import distributed, nn
 
@@ -17,9 +17,11 @@ from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.ema import WeightAverage
+from basicsr_ext.engine.precision import build_optimizer, choose_algorithms, find_optimizer
 from basicsr_ext.engine.preflight.rehearsal import stage_batch
 from basicsr_ext.engine.step import TrainingStep
 from basicsr_ext.engine.trainer import Trainer
+from basicsr_ext.registry import UnknownTypeError
 
 NETWORK = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
 
@@ -66,6 +68,33 @@ def test_clipping_shortens_the_step_and_not_the_norm_that_is_logged(tmp_path, am
     assert change / SGD["lr"] == pytest.approx(limit or norm, rel=1e-3)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_algorithms_are_deterministic_or_the_fastest(deterministic):
+    before = torch.backends.cudnn.benchmark
+    try:
+        choose_algorithms(deterministic)
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = before
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "fused"),
+    [("AdamW", "cuda", True), ("AdamW", "cpu", None), ("Rprop", "cuda", None)],
+)
+def test_optimizers_that_have_a_fused_kernel_use_it_on_gpus(name, device, fused):
+    optimizer = build_optimizer(name, [nn.Parameter(torch.ones(2))], torch.device(device), lr=0.1)
+    assert optimizer.defaults.get("fused") is fused
+
+
+@pytest.mark.parametrize("name", ["AdmW", "nowhere.AdamW", "torch.optim.nothing", "torch.nn.Linear"])
+def test_what_is_no_optimizer_is_unknown(name):
+    with pytest.raises(UnknownTypeError):
+        find_optimizer(name)
+
+
 def test_micro_batches_move_the_weights_as_one_batch_of_all_their_samples(tmp_path):
     whole = trainer_of(small_options(tmp_path / "whole", batch=4))
     parts = trainer_of(small_options(tmp_path / "parts", batch=2, grad_accum=2))
@@ -107,6 +136,24 @@ def test_ranks_exchange_gradients_once_an_iteration_and_those_of_all_micro_batch
 
 
 @pytest.mark.usefixtures("group_of_one")
+def test_buckets_take_their_order_before_the_first_iteration_and_nothing_else_changes(tmp_path):
+    options = load_options(small_options(tmp_path))
+    parts = build_parts(options, 1, training=True)
+    network, passed = parts.networks["net_g"], []
+    network.conv_first = nn.Sequential(network.conv_first, nn.BatchNorm2d(4), nn.Dropout(0.5))
+    step = TrainingStep(options, parts.networks, World(size=2), shapes=1)
+    batch = to_device(stage_batch(step.kind, parts.train_set, parts.stages[0], copies=0), torch.device("cpu"))
+    for parameter in network.parameters():
+        parameter.register_post_accumulate_grad_hook(passed.append)
+    state, random_numbers = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    step.order_buckets(batch)
+    assert len(passed) == len(list(network.parameters()))
+    assert same_bits(dict(network.state_dict()), dict(state))
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.usefixtures("group_of_one")
 def test_ranks_draw_different_random_numbers(tmp_path):
     drawn = []
     for rank in (0, 1, 0):
@@ -121,10 +168,11 @@ def test_an_average_follows_the_weights_and_takes_buffers_as_they_are():
     with torch.no_grad():
         network.weight.fill_(5)
     network(torch.rand(4, 2, 3, 3))
+    buffers = copy.deepcopy(dict(network.named_buffers()))
     average.update()
     torch.testing.assert_close(average.network.weight, torch.full((2,), 0.75 * 1 + 0.25 * 5))
-    for name, buffer in network.named_buffers():
-        assert torch.equal(average.network.get_buffer(name), buffer), name
+    assert same_bits(dict(network.named_buffers()), buffers)
+    assert same_bits(dict(average.network.named_buffers()), buffers)
     assert not average.network.training
     assert not average.network.weight.requires_grad
 
