@@ -191,17 +191,21 @@ def test_the_average_takes_every_step_once(tmp_path):
         torch.testing.assert_close(value, expected[name])
 
 
-def test_a_resumed_run_goes_on_with_the_loss_scale_and_the_best_scores(tmp_path):
+def test_a_resumed_run_goes_on_with_loss_scale_random_numbers_and_best_scores(tmp_path):
     options = small_options(tmp_path, amp="fp16")
     trainer_of(options).train()
     checkpoint = Checkpointer(tmp_path).load(4)
     checkpoint.state["scalers"]["g"]["scale"] = 32.0
+    torch.manual_seed(77)
+    checkpoint.state["random"][0]["torch"] = drawn_so_far = torch.get_rng_state()
+    torch.manual_seed(99)
     best = {"photos": {"psnr": {"value": 99.0, "iteration": 2}}}
     checkpoint.state["best"] = copy.deepcopy(best)
     options["train"]["total_iter"] = options["datasets"]["train"]["stages"][0]["iters"] = 5
     weights = (tmp_path / "models/net_g_best.pth").read_bytes()
     resumed = trainer_of(options, checkpoint)
     assert resumed.step.state()["scalers"]["g"]["scale"] == 32
+    assert torch.equal(torch.get_rng_state(), drawn_so_far)
     assert resumed.train().best == best
     assert (tmp_path / "models/net_g_best.pth").read_bytes() == weights
 
