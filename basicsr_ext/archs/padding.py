@@ -81,8 +81,8 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     """Return what ``net`` needs.
 
     Our networks know it themselves (``size_requirement()``) and pad inputs that do not fit. For others it
-    is the option file's ``window_size``, where 0 is no requirement, else what is known of basicsr's networks, else an integer
-    attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
+    is the option file's ``window_size`` (0: nothing), else what is known of basicsr's networks, else an
+    integer attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
     """
     own = getattr(net, "size_requirement", None)
     if callable(own):
