@@ -143,8 +143,8 @@ class Registry:
         return None
 
     def definition(self, name: str) -> Definition | None:
-        """Return the syntax tree of what is called ``name``, if a file has it that is not imported yet."""
-        if name in self._registered:
+        """Return the syntax tree of what is called ``name``, if a file of ours or of basicsr's has it."""
+        if name in self._registered and name not in self._homes:
             return None
         if name in self._homes:
             return next(item for item, names in self._definitions(self._homes[name]) if name in names)

@@ -77,8 +77,10 @@ def call_padded(
     return crop_to(net(pad_to(x, requirement)), (height * scale, width * scale))
 
 
-def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequirement:
-    """Return what ``net`` needs.
+def requirement_of(
+    net: nn.Module, window_size: int | None = None, task: str | None = None
+) -> SizeRequirement:
+    """Return what ``net`` needs, of a network with several tasks for one of them, if it is named.
 
     Our networks know it themselves (``size_requirement()``) and pad inputs that do not fit. For others it
     is the option file's ``window_size`` (0: nothing), else what is known of basicsr's networks, else an
@@ -86,7 +88,7 @@ def requirement_of(net: nn.Module, window_size: int | None = None) -> SizeRequir
     """
     own = getattr(net, "size_requirement", None)
     if callable(own):
-        return own()  # type: ignore[return-value]
+        return own() if task is None else own(task)  # type: ignore[return-value]
     if window_size is None:
         known = _BASICSR.get(type(net).__name__, _window_attribute)
         window_size = known(net)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..config import Problem
 from .images import ImageError
@@ -145,6 +146,18 @@ class EvalPairs:
                 f" {in_pixels(*lq.shape[:2])} of {pairs.lq.path(index)}"
             )
         return gt[:height, :width], lq
+
+
+class TaskPairs(EvalPairs):
+    """Whole images by number, with the name of the ``task`` that a network is to do."""
+
+    def __init__(self, pairs: ImagePairs, task: str) -> None:
+        super().__init__(pairs)
+        self._task = task
+
+    @override
+    def __getitem__(self, index: int) -> EvalItem:
+        return {**super().__getitem__(index), "task": self._task}
 
 
 def check_sizes(

@@ -31,7 +31,8 @@ class PairedImages(ImageSection, Degradable):
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
         yield from super().relations(facts, key)
         scale = facts.get(f"{key}.scale", facts.get("scale", 1))
-        if scale == 1 and not (facts.written(f"{key}.dataroot_lq") or facts.written(f"{key}.degradation")):
+        makers = (f"{key}.dataroot_lq", f"{key}.degradation", "tasks")
+        if scale == 1 and not any(facts.written(maker) for maker in makers):
             yield Problem(
                 f"{key}.dataroot_lq",
                 "nothing",

@@ -51,6 +51,7 @@ class EvalItem(TypedDict):
     gt_path: NotRequired[str]
     index: int
     name: str
+    task: NotRequired[str]
 
 
 class TrainSet(Protocol):

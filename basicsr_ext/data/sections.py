@@ -14,11 +14,12 @@ from typing_extensions import override
 from ..config import DatasetOptions, LoaderKeys, Problem, Section
 from ..config.paths import ImageFolder, MetaInfoFile
 from ..config.sections import metadata_of
-from ..config.values import Expect, FiniteFloat
+from ..config.values import Expect, FiniteFloat, NonNegativeInt, PositiveInt
 from .cache import cached
 from .databases import LmdbSource
 from .opening import match, open_source, select
 from .pairs import ImagePairs
+from .sampling import Purpose, sample_rng
 from .sources import StoredSource
 from .transforms import Color, Conversion
 
@@ -86,6 +87,15 @@ class PatchKeys(LoaderKeys):
     )
 
 
+class Subset(Section):
+    """Some of a data set's images, drawn once and for all."""
+
+    count: PositiveInt = Field(description="How many.")
+    seed: NonNegativeInt = Field(
+        default=0, description="Decides which; smaller subsets are part of larger ones."
+    )
+
+
 class IOBackend(Section):
     """Where image bytes come from."""
 
@@ -110,6 +120,13 @@ class ImageSection(DatasetSection):
         default=None, description="Text file: one GT name (and shape) a line."
     )
     meta_info: MetaInfoFile | None = Field(default=None, description="Same as meta_info_file.")
+    range: Annotated[list[NonNegativeInt], Expect("two whole numbers, [first, end]", "pairs")] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Images from the first number to before the second, in order of their names.",
+    )
+    subset: Subset | None = Field(default=None, description="Some of the images, at random.")
     color: Color | None = Field(
         default=None,
         description="One channel: 'gray' (OpenCV's), 'matlab_gray' (MATLAB's Y, rounded; for colour files) "
@@ -132,12 +149,17 @@ class ImageSection(DatasetSection):
 
     @override
     def train_set(self, scale: int, seed: int) -> TrainSet:
+
+        return self.train_set_of(self.pairs(scale), seed)
+
+    def train_set_of(self, pairs: ImagePairs, seed: int) -> TrainSet:
+        """Build the training set of pairs, perhaps other ones than the section's own."""
         from .datasets import TrainPairs
 
         assert isinstance(self, PatchKeys), "a training set has its keys"
         both = self.geometric_augs
         return TrainPairs(
-            self.pairs(scale),
+            pairs,
             seed,
             hflip=self.use_hflip if both is None else both,
             rotate=self.use_rot if both is None else both,
@@ -186,7 +208,27 @@ class ImageSection(DatasetSection):
         if self.io_backend.type == "lmdb" and not isinstance(source, LmdbSource):
             raise ValueError(f"{key}: io_backend is lmdb, but {root} does not end in .lmdb")
         listed = self.meta_info_file or self.meta_info
-        return cached(select(source, listed, "meta_info_file") if listed else source, self.cache)
+        if listed:
+            source = select(source, listed, "meta_info_file")
+        return cached(self._chosen(source), self.cache)
+
+    def _chosen(self, source: StoredSource) -> StoredSource:
+        """Return the images that ``range`` and ``subset`` leave.
+
+        Raises:
+            ValueError: there are fewer than they ask for.
+        """
+        if self.range is not None:
+            first, end = self.range
+            if not first < end <= len(source):
+                raise ValueError(f"range: {self.range} does not lie within the {len(source)} images")
+            source = source.take(range(first, end))
+        if self.subset is not None:
+            if self.subset.count > len(source):
+                raise ValueError(f"subset: {self.subset.count} of {len(source)} images cannot be drawn")
+            order = sample_rng(self.subset.seed, 0, Purpose.ORDER).permutation(len(source))
+            source = source.take(sorted(order[: self.subset.count].tolist()))
+        return source
 
     def open_low_quality(self, gt: StoredSource, root: str, key: str) -> StoredSource:
         """Open the partners of ``gt``, in its order, and cached.
@@ -195,7 +237,7 @@ class ImageSection(DatasetSection):
             ValueError: nothing there, images without partner, or no place for the cache.
         """
         # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
-        chosen = bool(self.meta_info_file or self.meta_info)
+        chosen = bool(self.meta_info_file or self.meta_info or self.range or self.subset)
         return cached(
             match(gt, open_source(root, key), self.filename_tmpl, key, allow_extra=chosen), self.cache
         )

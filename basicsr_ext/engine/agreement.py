@@ -86,7 +86,9 @@ def _plan(options: Options, parts: Parts, checkpoint: Checkpoint | None) -> Plan
     values = {key: str(value) for key, value in dumped if not key.rpartition(".")[2].startswith(_PLACES)}
     sets = {"datasets.train": parts.train_set}
     for key, option in options.datasets.evaluation("val").items():
-        sets[f"datasets.{key}"] = parts.eval_sets[option.name or key]
+        # Where a kind evaluates a set in several ways, each sees the same images.
+        name = option.name or key
+        sets[f"datasets.{key}"] = next(parts.eval_sets[n] for n in parts.eval_sets if n.startswith(name))
     start = "the beginning" if checkpoint is None else f"the checkpoint of iteration {checkpoint.iteration}"
     images = {key: _images(dataset) for key, dataset in sets.items()}
     return Plan(values, start, {**images, **{f"datasets.{key}": [] for key in options.absent("val")}})

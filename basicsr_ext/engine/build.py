@@ -20,11 +20,11 @@ from ..archs.weights import load_weights
 from ..config import OptionError, Options, Problem, Spec, check_arguments, resolved_stages
 from ..config.schema import OptimizerSpec
 from ..config.structure import constructed_parts
-from ..data import build_eval_dataset, build_train_dataset
 from ..data.replacing import Replacing
 from ..data.samples import SmallImageError
 from ..data.sampling import Stage
 from ..data.sections import DatasetSection, PatchKeys
+from ..data.source_sets import SourceSets
 from ..models import MODELS, ModelKind
 from ..registry import NETWORKS, OPTIMIZERS, UnknownTypeError
 from .logger import LOG
@@ -100,6 +100,7 @@ class _Builder:
     def __init__(self, options: Options, problems: list[Problem]) -> None:
         self.options = options
         self.problems = problems
+        self._kind: type[ModelKind[Any]] = MODELS.find(options.model_type)  # pyright: ignore[reportAttributeAccessIssue]
 
     def check_constructors(self, training: bool) -> None:
         """Check all arguments, and try to build what is cheap, so that no constructor fails later."""
@@ -198,8 +199,10 @@ class _Builder:
         with self._report("datasets.train", "a readable data set"):
             option = self.options.datasets.train
             assert isinstance(option, DatasetSection), "registered sections are"
-            dataset = build_train_dataset(option, self.options.scale, self.options.manual_seed)
-            problems = option.problems(dataset, "datasets.train", largest)
+            sources = self._kind.open_train_set(self.options)
+            found = [option.problems(part, "datasets.train", largest) for part in sources.values()]
+            problems = list(dict.fromkeys(problem for part in found for problem in part))
+            dataset = sources[""] if list(sources) == [""] else SourceSets(sources)
             if loader.on_bad_sample == "skip":
                 for problem in problems:
                     LOG.warning("%s; others take their places", problem.line(self.options.source))
@@ -226,9 +229,11 @@ class _Builder:
                 name = option.name or key
                 if name in sets:
                     self._add(f"datasets.{key}.name", repr(name), "a name no other set has")
-                sets[name] = build_eval_dataset(option, self.options.scale)
+                opened = self._kind.open_eval_sets(self.options, name, option)
                 assert isinstance(option, DatasetSection), "registered sections are"
-                self.problems += option.problems(sets[name], f"datasets.{key}")
+                found = [option.problems(part, f"datasets.{key}") for part in opened.values()]
+                self.problems += dict.fromkeys(problem for part in found for problem in part)
+                sets |= opened
         return sets
 
     def _unknown(self, key: str, error: UnknownTypeError) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from ..config import Options
+from ..config import DatasetOptions, Options
+from ..data import build_eval_dataset, build_train_dataset
 from ..data.sampling import Share, Stage
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
+
+    from ..data.samples import EvalSet, TrainSet
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 Networks = Mapping[str, Callable[..., Any]]
@@ -90,6 +93,30 @@ class ModelKind(ABC, Generic[OptionsT]):
 
     def __init__(self, options: OptionsT, networks: Mapping[str, nn.Module], device: torch.device) -> None:
         self.options, self.networks, self.device = options, networks, device
+
+    @classmethod
+    def open_train_set(cls, options: OptionsT) -> Mapping[str, TrainSet]:
+        """Return the training set by source; the one of a single source has an empty name.
+
+        Raises:
+            ValueError: a folder, file or pair is missing, or options contradict each other.
+        """
+        assert options.datasets.train is not None, "the loader requires a training set"
+        return {"": build_train_dataset(options.datasets.train, options.scale, options.manual_seed)}
+
+    @classmethod
+    def open_eval_sets(cls, options: OptionsT, name: str, option: DatasetOptions) -> Mapping[str, EvalSet]:
+        """Return what one ``datasets.val*`` or ``datasets.test*`` gives to evaluate, by display name.
+
+        Args:
+            options: of the run.
+            name: of the set; all names begin with it.
+            option: its section.
+
+        Raises:
+            ValueError: a folder, file or pair is missing, or options contradict each other.
+        """
+        return {name: build_eval_dataset(option, options.scale)}
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases of an iteration, in order."""

@@ -247,9 +247,9 @@ class RestorationModel(ModelKind[RestorationOptions]):
         from ..archs.padding import requirement_of
         from ..inference import comparison, restore_tensor
 
-        network, val, scale = networks["net_g"], self.options.val, self.options.scale
-        requirement = requirement_of(network, val.window_size)
-        restored = restore_tensor(network, item["lq"], scale, requirement, *self.options.tiling)
+        network, val, scale, task = networks["net_g"], self.options.val, self.scale_of(item), item.get("task")
+        requirement = requirement_of(network, val.window_size, task)
+        restored = restore_tensor(network, item["lq"], scale, requirement, *self.options.tiling, task=task)
         image, stem, lq, gt = _to_image(restored), self.name_of(item), _to_image(item["lq"]), item.get("gt")
         in_metrics = _to_image if val.use_image else _to_values
         reference = None if gt is None else in_metrics(gt)
@@ -268,6 +268,10 @@ class RestorationModel(ModelKind[RestorationOptions]):
         ground_truth = {} if gt is None else {"GT": _to_image(gt)}
         picture = comparison({**versions, "restored": image, **ground_truth})
         return Judgement(statistics, baselines, {stem: picture}, {stem: image})
+
+    def scale_of(self, item: Mapping[str, Any]) -> int:
+        """Return the side of an item's ground truth over that of its low-quality image."""
+        return self.options.scale
 
     @override
     def name_of(self, item: Mapping[str, Any]) -> str:

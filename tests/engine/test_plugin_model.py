@@ -209,7 +209,7 @@ def test_check_and_test_know_kinds_of_plugins(tmp_path, capsys):
             "critic.slop: found an unknown key, expected a key of critic; did you mean 'slope'?",
         ),
         ({"critic": {"slope": -1}}, "critic.slope: found -1, expected a positive number"),
-        ({"network_d": None}, "network_d: found nothing (~), expected a mapping with type"),
+        ({"network_d": None}, "network_d: found nothing, expected a mapping with type"),
         ({"pixel_opt": 1}, "pixel_opt: found an unknown key, expected a key of the option file"),
     ],
 )

@@ -69,6 +69,7 @@ def test_two_ranks_score_what_the_saved_weights_do_also_after_a_bad_batch_on_one
         assert values["1.num_batches_tracked"] == 7
     options["path"] = {
         "pretrain_network_g": str(tmp_path / "run/models/net_g_8.pth"),
+        "param_key_g": "params_ema" if decay else "params",
         "results_root": str(tmp_path / "results"),
     }
     scores = evaluate(load_options(options))["photos"]

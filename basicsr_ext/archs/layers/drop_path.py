@@ -15,7 +15,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self._drops = rate > 0.0
+        self.rate, self._drops = rate, rate > 0.0
         # A tensor, as a compiler would take blocks that differ in a number for different ones.
         self.keep: Tensor
         self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
@@ -29,4 +29,4 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the rate in ``print(net)``."""
-        return f"rate={1 - float(self.keep):.3f}"
+        return f"rate={self.rate:.3f}"
