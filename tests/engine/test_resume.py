@@ -52,6 +52,11 @@ def test_a_batch_size_changed_in_the_option_file_is_what_a_resumed_run_takes(opt
     assert batches(resumed(options, trained)) == [8, 4, 3]
 
 
+def test_another_number_of_stages_takes_the_option_files_batches(options, trained):
+    options["datasets"]["train"]["stages"] = [{"iters": 8, "gt_size": 32, "batch_size_per_gpu": 3}]
+    assert batches(resumed(options, trained)) == [3]
+
+
 def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(options, trained, tmp_path):
     state = tmp_path / "run/training_states/4.state"
     options["path"]["resume_state"] = str(state)
