@@ -83,8 +83,8 @@ def requirement_of(
     """Return what ``net`` needs, of a network with several tasks for one of them, if it is named.
 
     Our networks know it themselves (``size_requirement()``) and pad inputs that do not fit. For others it
-    is the option file's ``window_size``, else what is known of basicsr's networks, else an integer
-    attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
+    is the option file's ``window_size`` (0: nothing), else what is known of basicsr's networks, else an
+    integer attribute ``window_size`` (HAT and its relatives), else nothing; they are padded as BasicSR does.
     """
     own = getattr(net, "size_requirement", None)
     if callable(own):
@@ -92,7 +92,7 @@ def requirement_of(
     if window_size is None:
         known = _BASICSR.get(type(net).__name__, _window_attribute)
         window_size = known(net)
-    return SizeRequirement(window_size)
+    return SizeRequirement(window_size or 1)
 
 
 def _window_attribute(net: nn.Module) -> int:

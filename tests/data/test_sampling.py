@@ -1,12 +1,22 @@
 """The progressive sampler: pure arithmetic on sample numbers."""
 
+import random
 from itertools import chain, islice
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basicsr_ext.data.sampling import ProgressiveBatchSampler, Purpose, Share, Stage, sample_rng
+from basicsr_ext.data.sampling import (
+    ProgressiveBatchSampler,
+    Purpose,
+    Share,
+    Stage,
+    global_generators,
+    sample_rng,
+)
 
 STAGES = (Stage(3, 64, 6), Stage(4, 96, 4), Stage(2, 128, 2))
 
@@ -201,3 +211,21 @@ def test_sources_do_not_depend_on_ranks_or_interruptions():
 def test_shares_that_make_no_sense_are_refused(shares, words):
     with pytest.raises(ValueError, match=words):
         ProgressiveBatchSampler([Stage(1, 8, 1)], {"a": 3}, 0, shares=lambda stage: shares)
+
+
+def test_the_order_of_a_source_stays_what_runs_to_be_resumed_began_with():
+    orders = {}
+    for source in ("", "noise"):
+        sampler = ProgressiveBatchSampler(
+            [Stage(1, 8, 8)], {source: 8}, 3, shares=lambda stage, name=source: [Share(name, 8, 8)]
+        )
+        orders[source] = [request.index for request in next(iter(sampler))]
+    assert orders == {"": [2, 3, 6, 1, 4, 0, 7, 5], "noise": [3, 0, 7, 4, 1, 5, 6, 2]}
+
+
+def test_foreign_code_draws_other_numbers_for_every_sample():
+    drawn = set()
+    for k in range(300):
+        with global_generators(sample_rng(0, k, Purpose.FOREIGN)):
+            drawn.add((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert all(len(numbers) == 300 for numbers in map(set, zip(*drawn, strict=True)))

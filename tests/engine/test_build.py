@@ -204,3 +204,21 @@ def test_weights_to_start_from_are_those_that_basicsr_takes(tmp_path, caplog, en
         network = build_parts(load_options(options), 1, training=True).networks["net_g"]
     assert same_bits(dict(network.state_dict()), dict(contents[taken]))
     assert line in caplog.text
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_weights_that_lack_some_are_taken_only_where_strict_load_is_off(tmp_path, strict):
+    options = tiny_options(tmp_path)
+    torch.manual_seed(9)
+    weights = build_network(options["network_g"]).state_dict()
+    lacking = next(name for name, value in weights.items() if value.ndim > 1)
+    torch.save({"params": {k: v for k, v in weights.items() if k != lacking}}, tmp_path / "weights.pth")
+    options["path"] |= {"pretrain_network_g": str(tmp_path / "weights.pth")}
+    if strict is not None:
+        options["path"]["strict_load_g"] = strict
+    if strict is not False:
+        (problem,) = problems_of(options)
+        assert lacking in problem
+        return
+    found = build_parts(load_options(options), 1, training=True).networks["net_g"].state_dict()
+    assert {name for name in weights if not torch.equal(found[name], weights[name])} == {lacking}

@@ -1,5 +1,6 @@
 """A checkpoint is written whole or not at all, verified when read, and never more than tensors and values."""
 
+import json
 import random
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(checkpointer, 
     checkpoint, warnings = checkpointer.newest()
     assert checkpoint.iteration == 20
     assert len(warnings) == (0 if not path.exists() and name.endswith(".json") else 1)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"), [(".pth", "names no network of iteration 30"), (".state", "names 0 training states")]
+)
+def test_a_manifest_that_lacks_a_file_is_said(checkpointer, lost, message):
+    path = checkpointer.folder / "training_states/30.json"
+    manifest = json.loads(path.read_text())
+    manifest["sha256"] = {k: v for k, v in manifest["sha256"].items() if not k.endswith(lost)}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=message):
+        checkpointer.load(30)
 
 
 def test_no_intact_checkpoint_is_an_error_that_names_them_all(checkpointer):

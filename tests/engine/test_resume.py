@@ -52,6 +52,11 @@ def test_a_batch_size_changed_in_the_option_file_is_what_a_resumed_run_takes(opt
     assert batches(resumed(options, trained)) == [8, 4, 3]
 
 
+def test_another_number_of_stages_takes_the_option_files_batches(options, trained):
+    options["datasets"]["train"]["stages"] = [{"iters": 8, "gt_size": 32, "batch_size_per_gpu": 3}]
+    assert batches(resumed(options, trained)) == [3]
+
+
 def test_auto_resume_takes_the_newest_checkpoint_whatever_resume_state_says(options, trained, tmp_path):
     state = tmp_path / "run/training_states/4.state"
     options["path"]["resume_state"] = str(state)
@@ -216,3 +221,15 @@ def test_a_state_of_basicsrs_own_is_called_that_and_left_as_it_is(options, tmp_p
     (problem,) = starting_point(load_options(options), auto_resume)[2]
     assert problem.found.startswith(f"{folder}/training_states/4.state, which BasicSR itself has written: ")
     assert f"path.pretrain_network_g: {folder}/models/net_g_4.pth" in problem.fix
+
+
+def test_every_option_changed_since_the_checkpoint_is_said_with_both_values(options, trained, capsys):
+    resumed(options, trained)
+    assert "Option changed" not in capsys.readouterr().out
+    options["train"]["optim_g"]["lr"] = 0.01
+    options["logger"]["print_freq"] = 2
+    resumed(options, trained)
+    said = [
+        line.partition("checkpoint: ")[2] for line in capsys.readouterr().out.splitlines() if "Option" in line
+    ]
+    assert said == ["logger.print_freq: 1 -> 2", "train.optim_g.lr: 0.001 -> 0.01"]

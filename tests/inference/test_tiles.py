@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -14,7 +14,7 @@ from basicsr_ext import restore
 from basicsr_ext.archs.padding import SizeRequirement
 from basicsr_ext.inference import restore_tensor
 from basicsr_ext.inference.memory import PeakMemory
-from basicsr_ext.inference.restore import Restorer, try_network
+from basicsr_ext.inference.restore import Restorer, channel_guesses, try_network
 from basicsr_ext.inference.tiles import bands, spans, weights
 
 LENGTHS = {"length": st.integers(1, 200), "tile": st.integers(2, 60), "multiple": st.sampled_from([1, 3, 8])}
@@ -38,6 +38,7 @@ def test_spans_cover_a_side_in_order_and_share_the_overlap(length, tile, multipl
 
 
 @given(**LENGTHS, share=st.floats(0, 1), scale=st.integers(1, 4))
+@example(length=200, tile=50, multiple=1, share=1.0, scale=1)  # many spans share one pixel
 def test_weights_sum_to_one_everywhere(length, tile, multiple, share, scale):
     parts = cut(length, tile, multiple, share)
     total = torch.zeros(length * scale)
@@ -45,6 +46,15 @@ def test_weights_sum_to_one_everywhere(length, tile, multiple, share, scale):
         assert bool((weight >= 0).all())
         total[part.start * scale : part.stop * scale] += weight
     torch.testing.assert_close(total, torch.ones(length * scale))
+
+
+def test_neighbours_are_blended_in_the_middle_quarter_of_their_overlap_alone():
+    first, second = weights([slice(0, 40), slice(8, 48)], scale=1)
+    middle = slice(8 + 12, 8 + 20)
+    assert bool(((first[middle] > 0) & (first[middle] < 1)).all())
+    assert first[: middle.start].tolist() == [1] * 20
+    assert first[middle.stop :].tolist() == [0] * 12
+    torch.testing.assert_close(second, first.flip(0))
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50), share=st.floats(0, 0.9))
@@ -83,6 +93,14 @@ def test_tiles_are_seamless_where_the_receptive_field_fits_into_the_overlap():
     assert np.abs(difference).max() < 1 / 255
 
 
+@pytest.mark.parametrize("tile", [None, 40])
+def test_the_shares_of_the_work_that_are_told_make_up_the_whole(tile):
+    shares = []
+    Restorer(convolutions(1), 2, tile=tile, tile_overlap=4)(picture(90, 50)[None], shares.append)
+    assert len(shares) == (1 if tile is None else 3 * 2)
+    assert sum(shares) == pytest.approx(1)
+
+
 def test_tensors_are_tiled_as_pictures_are():
     network, image = convolutions(6), picture()
     lq = torch.from_numpy(image).permute(2, 0, 1)[None]
@@ -90,6 +108,28 @@ def test_tensors_are_tiled_as_pictures_are():
         tiled = restore_tensor(network, lq, 2, SizeRequirement(), tile=40, tile_overlap=16)
     expected = restore(network, image, 2, tile=40, tile_overlap=16)
     np.testing.assert_allclose(tiled[0].permute(1, 2, 0), expected, atol=1e-6)
+
+
+class WindowMeans(nn.Module):
+    """Replaces each 8x8 window by its mean: what it makes of a pixel depends on where windows lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(x, 8).repeat_interleave(8, -1).repeat_interleave(8, -2) + self.anchor
+
+
+def test_windows_lie_in_tiles_as_in_the_whole_image():
+    network, image = WindowMeans().eval(), picture(72, 56)
+    whole = restore(network, image, 1, window_size=8)
+    tiled = restore(network, image, 1, tile=32, tile_overlap=11, window_size=8)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+    lq = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        tensor = restore_tensor(network, lq, 1, SizeRequirement(8), tile=32, tile_overlap=11)
+    np.testing.assert_allclose(tensor[0].permute(1, 2, 0), whole, atol=1e-6)
 
 
 # --- memory -----------------------------------------------------------------------------------------
@@ -165,6 +205,19 @@ def test_a_trial_tells_channels_and_scale():
     assert (trial.channels, trial.channels_out, trial.scale) == (3, 3, 2)
     with pytest.raises(ValueError, match="does not take an image of 1 channels"):
         try_network(convolutions(2), SizeRequirement(), [1, 6])
+
+
+def test_a_trial_without_memory_is_no_refusal_of_the_channels():
+    with pytest.raises(torch.OutOfMemoryError):
+        try_network(Scarce(10), SizeRequirement(), [3])
+
+
+@pytest.mark.parametrize(
+    ("network", "guesses"),
+    [(nn.Conv2d(4, 4, 1), [3, 1, 6, 4]), (nn.Conv2d(3, 3, 1), [3, 1, 6]), (nn.ReLU(), [3, 1, 6])],
+)
+def test_channels_are_guessed_from_the_first_convolution_too(network, guesses):
+    assert channel_guesses(nn.Sequential(network)) == guesses
 
 
 def test_another_scale_than_the_networks_is_refused():

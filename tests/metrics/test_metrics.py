@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from basicsr_ext.config import Spec
 from basicsr_ext.metrics import ImageMean, build_metric
+from basicsr_ext.metrics.topk_metric import TopKAccuracy
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
@@ -60,3 +61,23 @@ def test_nan_beats_nothing_and_is_beaten_by_every_number():
     assert not metric.improves(math.nan, None)
     assert not metric.improves(math.nan, 3.0)
     assert metric.improves(-5.0, math.nan)
+
+
+@pytest.mark.parametrize(("asked", "better"), [({}, "higher"), ({"better": "lower"}, "lower")])
+def test_the_option_file_may_turn_a_measure_of_ours_round(asked, better):
+    metric = build_metric(Spec(type="TopKAccuracy", **asked))
+    assert isinstance(metric, TopKAccuracy)
+    assert metric.better == better
+
+
+@pytest.mark.parametrize(
+    ("function", "needs_target"),
+    [
+        (lambda img, crop_border: 0.0, False),
+        (lambda img, img2, crop_border: 0.0, True),
+        (lambda result, truth: 0.0, True),
+        (max, True),  # it tells no names
+    ],
+)
+def test_a_function_of_one_image_is_known_by_the_names_of_its_arguments(function, needs_target):
+    assert ImageMean(function, {}, "higher").needs_target is needs_target
