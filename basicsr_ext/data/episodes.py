@@ -1,6 +1,6 @@
 """Few-shot episodes: a support slice with its mask and a query slice, of supervoxels or of labelled organs.
 
-The training episodes and the protocol of evaluation are those of CAT-Net's release (hust-linyi/CAT-Net), which
+Training episodes and the protocol of evaluation are those of CAT-Net's release (hust-linyi/CAT-Net), which
 follows ALPNet (arXiv:2007.09886) and ADNet (arXiv:2203.02048).
 """
 
@@ -60,12 +60,13 @@ class Exclusion:
     def keeps(self, label: np.ndarray) -> np.ndarray:
         """Say of every slice of a label (D, H, W) whether training may see it."""
         held = np.stack([(label == value).any((1, 2)) for value in self.values])
-        return ~(held.all(0) if self.rule == "all" else held.any(0))
+        hidden = np.logical_and if self.rule == "all" else np.logical_or
+        return ~hidden.reduce(held)
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """A volume with all pairs of neighbouring slices that may be an episode: piece, lower slice, probability."""
+    """A volume with the pairs of neighbouring slices that may be an episode: piece, lower slice, probability."""
 
     image: np.ndarray
     supervoxels: np.ndarray
@@ -114,7 +115,9 @@ class EpisodeSet:
         try:
             support, query = self._drawn(number, sample_rng(self._seed, request.k))
         except Exception as error:
-            raise SampleError(f"episode {request.k}, {path}: {str(error).removeprefix(f'{path}: ')}") from error
+            raise SampleError(
+                f"episode {request.k}, {path}: {str(error).removeprefix(f'{path}: ')}"
+            ) from error
         side = (request.gt_size, request.gt_size)
         return {
             "support_images": as_images(support[0][None], side),
@@ -159,8 +162,8 @@ def neighbours(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the pairs of neighbouring slices that show one supervoxel: its number, lower slice, probability.
 
-    As the release draws: a supervoxel, one of its runs of at least two slices, a place in the run, again until
-    the larger area is large enough.
+    As the release draws: a supervoxel, one of its runs of at least two slices, a place in the run; again
+    until the larger area is large enough.
 
     Args:
         supervoxels: (D, H, W).
@@ -267,8 +270,8 @@ def _resized(plane: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
 class QuerySet:
     """One item for every organ and query volume that shows it, with slices of the support volume.
 
-    As released, only slices that show the organ count, of support and of query; the query's are cut in as many
-    parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is known
+    As released, only slices that show the organ count, of support and of query; the query's are cut in as
+    many parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is known
     of the query: all its slices count, and the middle slice of the support's organ stands for all of them.
 
     An item holds ``support_images`` float32 (P, 3, side, side), ``support_masks`` (P, side, side),
@@ -309,9 +312,13 @@ class QuerySet:
         for name, value in organs.items():
             if value not in held[self._support]:
                 path = source.path(self._support, "label")
-                raise ValueError(f"{path}: the support does not show {name} (label {value}); take another one")
+                raise ValueError(
+                    f"{path}: the support does not show {name} (label {value}); take another one"
+                )
             if not any(value in held[number] for number in queries):
-                raise ValueError(f"{source.path(queries[0], 'label')}, …: no query shows {name} (label {value})")
+                raise ValueError(
+                    f"{source.path(queries[0], 'label')}, …: no query shows {name} (label {value})"
+                )
         self._items = [
             (name, number) for name, value in organs.items() for number in queries if value in held[number]
         ]

@@ -75,10 +75,12 @@ class FewShotSection(DatasetSection):
 
     organs: list[str] | None = Field(default=None, description="Evaluation: classes; default: all.")
     support: Index = Field(default=0, description="Evaluation: which volume of the set is the support.")
-    parts: PositiveInt = Field(default=3, description="Evaluation: support slices, each for a part of a query.")
+    parts: PositiveInt = Field(
+        default=3, description="Evaluation: support slices, each for a part of a query."
+    )
     query_range: Literal["label", "volume"] = Field(
         default="label",
-        description="Evaluation: segment the slices that the query's 'label' says show the class, as published, "
+        description="Evaluation: segment the slices that show the class by the query's 'label', as published, "
         "or, knowing nothing, the whole 'volume' by the support's middle slice.",
     )
     side: PositiveInt | None = Field(default=None, description="Evaluation: slices are resized to this side.")

@@ -18,13 +18,13 @@ from .sampling import sample_rng
 from .supervoxels import supervoxels
 from .volumes import Kind, VolumeSource
 
-ORGANS = ("liver", "right kidney", "left kidney", "spleen")
-"""Labels 1, 2, …, as in CHAOS."""
+ORGANS = ("liver", "kidneys", "spleen")
+"""Labels 1, 2, …"""
 
 
 @dataclass(frozen=True)
 class _Ellipsoid:
-    """Centre and radii along (z, y, x) in shares of the volume, and brightness; label 0 is anatomy without."""
+    """Centre and radii along (z, y, x) in shares of the volume, and brightness; label 0 is other anatomy."""
 
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -36,16 +36,16 @@ _BODY = _Ellipsoid((0.5, 0.5, 0.5), (4.0, 0.38, 0.45), 0.45)
 _INSIDE = (
     _Ellipsoid((0.5, 0.75, 0.5), (4.0, 0.07, 0.07), 0.25),  # spine
     _Ellipsoid((0.5, 0.61, 0.53), (4.0, 0.03, 0.03), 0.08),  # aorta
-    _Ellipsoid((0.65, 0.33, 0.63), (0.22, 0.10, 0.13), 0.95),  # stomach
+    _Ellipsoid((0.65, 0.33, 0.63), (0.22, 0.10, 0.13), 0.15),  # stomach
     _Ellipsoid((0.65, 0.42, 0.28), (0.32, 0.20, 0.16), 0.30, 1),
-    _Ellipsoid((0.33, 0.62, 0.31), (0.24, 0.10, 0.08), 0.80, 2),
-    _Ellipsoid((0.36, 0.61, 0.70), (0.24, 0.10, 0.08), 0.80, 3),
-    _Ellipsoid((0.66, 0.58, 0.79), (0.22, 0.13, 0.08), 0.68, 4),
+    _Ellipsoid((0.33, 0.62, 0.31), (0.24, 0.10, 0.08), 0.90, 2),
+    _Ellipsoid((0.36, 0.61, 0.70), (0.24, 0.10, 0.08), 0.90, 2),
+    _Ellipsoid((0.66, 0.58, 0.79), (0.22, 0.13, 0.08), 0.64, 3),
 )
 
 
 def make_phantom(seed: int, number: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return patient ``number``: brightness (D, H, W), float32, and labels, int16; a function of all given."""
+    """Return patient ``number``: brightness (D, H, W), float32, and labels, int16; a function of all that."""
     rng = sample_rng(seed, number)
     grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
     bright, label = np.zeros(shape), np.zeros(shape, np.int16)

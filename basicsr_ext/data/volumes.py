@@ -1,7 +1,7 @@
-"""Volumes (CT, MR) with labels and supervoxels, from NIfTI files; folds and slices as CAT-Net evaluates them.
+"""Volumes (CT, MR) with labels and supervoxels, from NIfTI files; CAT-Net's folds and slices.
 
-Arrays are (D, H, W): D axial slices from the feet up, rows to the back, columns to the patient's left, however
-a file stores them. No torch.
+Arrays are (D, H, W): D axial slices from the feet up, rows to the back, columns to the patient's left, however a
+file stores them. No torch.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class VolumeSource(ABC):
         values = self.read(index, kind)
         numbers = values.astype(np.int64) if np.isfinite(values).all() else None
         if numbers is None or (numbers != values).any() or numbers.min() < 0:
-            raise ValueError(f"{self.path(index, kind)}: whole numbers from 0 up were expected of a {kind} file")
+            raise ValueError(
+                f"{self.path(index, kind)}: whole numbers from 0 up were expected of a {kind} file"
+            )
         return numbers
 
 
@@ -224,16 +226,14 @@ def _partner(root: Path, kind: Kind, number: int, supervoxels: str) -> Path:
 
 
 def _check_grids(files: dict[Kind, Path]) -> None:
-    opened = {kind: _open(path) for kind, path in files.items()}
-    image = opened["image"]
-    for kind, file in opened.items():
+    image = _open(files["image"])
+    for path in files.values():
+        file = _open(path)
         if file.shape != image.shape:
-            found = f"{files[kind]}: found {list(file.shape)} voxels"
+            found = f"{path}: found {list(file.shape)} voxels"
             raise ValueError(f"{found}, {files['image'].name} has {list(image.shape)}; resample one of them")
         if not np.allclose(file.affine, image.affine, atol=1e-3):
-            raise ValueError(
-                f"{files[kind]}: its affine is not that of {files['image'].name}; resample one of them"
-            )
+            raise ValueError(f"{path}: its affine is not that of {files['image'].name}; resample one of them")
     slices = image.shape[[int(target) for target, _ in _turn(image)].index(2)]
     if slices < 2:
         raise ValueError(f"{files['image']}: found one slice, expected a volume of two at least")

@@ -39,7 +39,9 @@ class Overlap(Metric):
         """
         organ, label = target
         if prediction.shape != label.shape:
-            raise ValueError(f"found {list(prediction.shape)} voxels, expected {list(label.shape)} of {organ}")
+            raise ValueError(
+                f"found {list(prediction.shape)} voxels, expected {list(label.shape)} of {organ}"
+            )
         hits = int((prediction & label).sum())
         found, there = int(prediction.sum()), int(label.sum())
         if not there:
