@@ -266,7 +266,7 @@ def test_a_recipe_trains_eight_iterations_with_shrunk_stages(recipe, tmp_path):
         network["depths"] = [2] * len(network["depths"])
     if absent:
         network |= {"backbone": "resnet18", "backbone_weights": None, "dim": 8}
-        changed["datasets"]["val"]["support"] = 0
+        changed["datasets"]["val"] |= {"support": 0, "side": 32}
     if network["type"] == "GRL":  # it pads patches to the size of its stripes
         network |= {"window_size": 8, "stripe_size": [8, 16]}
     assert train(load_options(changed)).iteration == 8

@@ -66,7 +66,7 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """A volume with the pairs of neighbouring slices that may be an episode: piece, lower slice, probability."""
+    """A volume, and pairs of neighbouring slices that may be an episode: piece, lower slice, probability."""
 
     image: np.ndarray
     supervoxels: np.ndarray
@@ -271,8 +271,8 @@ class QuerySet:
     """One item for every organ and query volume that shows it, with slices of the support volume.
 
     As released, only slices that show the organ count, of support and of query; the query's are cut in as
-    many parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is known
-    of the query: all its slices count, and the middle slice of the support's organ stands for all of them.
+    many parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is
+    known of the query: all its slices count, and the middle slice of the support's organ stands for all of them.
 
     An item holds ``support_images`` float32 (P, 3, side, side), ``support_masks`` (P, side, side),
     ``query_images`` (n, 3, side, side), ``part`` int64 (n), the support slice of each query slice, ``label``

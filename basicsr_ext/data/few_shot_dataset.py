@@ -80,7 +80,7 @@ class FewShotSection(DatasetSection):
     )
     query_range: Literal["label", "volume"] = Field(
         default="label",
-        description="Evaluation: segment the slices that show the class by the query's 'label', as published, "
+        description="Evaluation: segment what shows the class by the query's 'label', as published, "
         "or, knowing nothing, the whole 'volume' by the support's middle slice.",
     )
     side: PositiveInt | None = Field(default=None, description="Evaluation: slices are resized to this side.")

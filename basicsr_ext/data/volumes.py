@@ -1,7 +1,7 @@
 """Volumes (CT, MR) with labels and supervoxels, from NIfTI files; CAT-Net's folds and slices.
 
-Arrays are (D, H, W): D axial slices from the feet up, rows to the back, columns to the patient's left, however a
-file stores them. No torch.
+Arrays are (D, H, W): D axial slices from the feet up, rows to the back, columns to the patient's left,
+however a file stores them. No torch.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from basicsr_ext.archs.grl_arch.network import CosineAttention
 from recorded import SHIPPED, find, load
 from torch import nn
 
 import basicsr_ext as bx
+from basicsr_ext.archs.grl_arch.network import CosineAttention
 from basicsr_ext.archs.weights import load_weights, released_state_dict
 
 FIXTURES = [path.stem for kind in ("edt_", "emt_", "grl_", "restormer_") for path in find(SHIPPED, kind)]
