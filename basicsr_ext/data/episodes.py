@@ -272,7 +272,7 @@ class QuerySet:
 
     As released, only slices that show the organ count, of support and of query; the query's are cut in as
     many parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is
-    known of the query: all its slices count, and the middle slice of the support's organ stands for all of them.
+    known of the query: all its slices count, and the middle slice of the support's organ stands for all.
 
     An item holds ``support_images`` float32 (P, 3, side, side), ``support_masks`` (P, side, side),
     ``query_images`` (n, 3, side, side), ``part`` int64 (n), the support slice of each query slice, ``label``
