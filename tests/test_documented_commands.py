@@ -67,7 +67,19 @@ TINY = [
     "val:val_freq=2",
     "logger:save_checkpoint_freq=2",
 ]
+FEW_SHOT = [
+    "num_gpu=0",
+    "datasets:train:gt_size=32",
+    "datasets:train:patients=1",
+    "datasets:train:num_worker_per_gpu=0",
+    "datasets:val:side=32",
+    "datasets:val:patients=2",
+    "train:total_iter=4",
+    "val:val_freq=2",
+    "logger:save_checkpoint_freq=2",
+]
 SHORTENED = {
+    "options/quickstart_fewshot.yml": FEW_SHOT,
     "options/quickstart.yml": [*TINY, f"datasets:train:stages=[{STAGE}, {STAGE}]"],
     "options/edt_x4.yml": [*TINY, "datasets:train:gt_size=32", "datasets:train:batch_size_total=2"],
 }

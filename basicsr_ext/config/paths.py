@@ -85,7 +85,21 @@ class ImageFolder(Existing):
             yield Problem(key, found, f"a folder of images such as 0001.png ({' '.join(IMAGE_SUFFIXES)})")
 
 
+@dataclass(frozen=True)
+class VolumeFolder(Existing):
+    """A folder of NIfTI volumes."""
+
+    def check(self, facts: Facts, key: str, path: str) -> Iterator[Problem]:
+        """Yield a problem if there is no such folder, or no volume in it."""
+        layout = "a folder of image_0.nii.gz, label_0.nii.gz, …"
+        if not os.path.isdir(os.path.expanduser(path)):
+            yield _missing(key, path, layout, where_from(path) or "docs/few_shot.md shows the layout")
+        elif not any(Path(path).expanduser().glob("image_*.nii*")):
+            yield Problem(key, f"{path!r}, which holds no image_<number>.nii.gz", layout)
+
+
 ImageRoot = Annotated[str, ImageFolder()]
+VolumeRoot = Annotated[str, VolumeFolder()]
 MetaInfoFile = Annotated[
     str,
     ExistingFile(

@@ -18,6 +18,9 @@ _SOURCES = {
     ("BSDS500",): "github.com/BIDS/BSDS500 has it",
     ("Classic5",): "github.com/JingyunLiang/SwinIR has it (testsets)",
     ("LIVE1",): "live.ece.utexas.edu gives it out (image quality, release 1)",
+    ("CHAOST2",): "chaos.grand-challenge.org gives the scans out; docs/few_shot.md says how to prepare them",
+    ("SABS",): "synapse.org (syn3193805) gives the scans out; docs/few_shot.md says how to prepare them",
+    ("CMR",): "MS-CMRSeg 2019 gives the scans out; docs/few_shot.md says how to prepare them",
     ("ImageNet",): "image-net.org gives it out on request",
 }
 

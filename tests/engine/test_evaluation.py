@@ -141,7 +141,7 @@ def test_hats_section_runs_images_in_tiles(tmp_path, photographs):
     options["tile"] = {"tile_size": 8, "tile_pad": 4}
     evaluate(load_options(options))
     expected = restore(network, read_image(tmp_path / "lq/a.png"), scale=2, tile=16, tile_overlap=8)
-    np.testing.assert_array_equal(read_image(tmp_path / "results/test/a_tiny.png"), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "results/test/a_results.png"), expected)
 
 
 def test_dead_keys_are_named_once(tmp_path, photographs, capsys):
