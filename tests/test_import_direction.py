@@ -106,7 +106,7 @@ def test_a_cycle_is_found_wherever_its_imports_stand(back):
     assert set(found) == {"basicsr_ext.data.images", "basicsr_ext.data.sources"}
 
 
-NEED_TORCH = {"classes", "datasets", "inspection", "loader", "mixing", "pixels"}
+NEED_TORCH = {"classes", "datasets", "episodes", "inspection", "loader", "mixing", "pixels"}
 """Modules of ``data`` that are about tensors; all others are about arrays."""
 IMPORT_EACH = """
 import sys

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-KNOWN_SETS = (
-    "known: Dataset_GaussianDenoising, Dataset_DefocusDeblur_DualPixel_16bit, ImageFolder, "
-    "PairedImageDataset, Dataset_PairedImage, SampleImages, SampleTextures, SingleImageDataset"
-)
+from basicsr_ext.registry import DATASETS
+
+KNOWN_SETS = f"known: {', '.join(DATASETS.names())}"
 STAGE = "{{iters: {}, gt_size: {}, batch_size_per_gpu: 2}}"
 
 
