@@ -1,5 +1,6 @@
 """Running statistics: changed by whole steps only, and the same on all ranks when it counts."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from test_interruptions import TORCHRUN
 
 from basicsr_ext import load_options, train
 from basicsr_ext import test as evaluate
+from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
-from basicsr_ext.engine.trainer import NonFiniteError
+from basicsr_ext.engine.distributed import World
+from basicsr_ext.engine.trainer import NonFiniteError, Trainer
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 STATISTICS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
@@ -50,6 +53,21 @@ def test_a_skipped_step_leaves_no_trace_in_statistics_and_averages(tmp_path):
         assert all(torch.isfinite(value).all() for value in values.values())
         assert values["1.num_batches_tracked"] == 7
     assert same_bits(statistics(content["params"]), statistics(content["params_ema"]))
+
+
+def test_what_is_done_before_the_update_sees_the_statistics_from_before_the_iteration(tmp_path):
+    options = load_options(normalised(tmp_path))
+    trainer = Trainer(options, build_parts(options, 1, training=True), World(), None)
+    network = trainer.step.networks["net_g"]
+
+    def present():
+        return {name: value.clone() for name, value in statistics(network.state_dict()).items()}
+
+    seen, before = [], present()
+    batches = islice(trainer._batches, 1)
+    trainer.step.run(1, batches, before_update=lambda: seen.append(present()))
+    assert same_bits(seen, [before])
+    assert not same_bits(present(), before)
 
 
 @pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
