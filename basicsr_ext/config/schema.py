@@ -385,6 +385,9 @@ class Written:
 class Options(Section):
     """A complete description of one run; a model kind's own options derive from this."""
 
+    restores_images: ClassVar[bool] = True
+    """Whether the networks of this kind of run map images to images."""
+
     name: FolderName = Field(description="Name of the run and of its folder, experiments/<name>.")
     model_type: str = Field(default="RestorationModel", description="What one training step is.")
     scale: PositiveInt = Field(default=1, description="Output side over input side.")

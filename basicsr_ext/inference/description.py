@@ -35,6 +35,7 @@ class Description:
         color: which grey a network of one channel was trained on, as ``datasets.train.color``.
         normalised: trained on images less a mean, or over a deviation.
         plugins: modules that the option file imports.
+        purpose: what the network was trained for, where it does not restore images: the ``model_type``.
         origin: where this was found, in words.
     """
 
@@ -43,6 +44,7 @@ class Description:
     color: Color | None = None
     normalised: bool = False
     plugins: Sequence[str] = ()
+    purpose: str = ""
     origin: str = ""
 
     @classmethod
@@ -57,6 +59,7 @@ class Description:
             color if color in get_args(Color) else None,
             any(getattr(trained_on, key, None) is not None for key in ("mean", "std")),
             list(options.plugins),
+            "" if options.restores_images else options.model_type,
         )
 
     @classmethod
@@ -99,6 +102,16 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         WeightsFileError: the file cannot be read as weights.
         PluginError: a module cannot be imported.
     """
+    described = _described(weights, option_file, plugins)
+    if described.purpose:
+        raise UnknownNetworkError(
+            f"{weights}: {described.network['type']} was trained with model_type: {described.purpose}, which "
+            "restores no images; test.py scores such networks"
+        )
+    return described
+
+
+def _described(weights: Path, option_file: Path | None, plugins: Sequence[str]) -> Description:
     import_plugins(plugins)
     if option_file is not None:
         return _of_file(option_file)

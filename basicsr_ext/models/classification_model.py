@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 from typing_extensions import override
@@ -39,6 +39,8 @@ class ClassificationTrain(Train):
 
 class ClassificationOptions(Options):
     """A run of classification."""
+
+    restores_images: ClassVar[bool] = False
 
     train: ClassificationTrain | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 

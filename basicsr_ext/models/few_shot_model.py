@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from typing_extensions import override
@@ -37,6 +37,8 @@ class FewShotTrain(Train):
 
 class FewShotOptions(Options):
     """A run of few-shot segmentation."""
+
+    restores_images: ClassVar[bool] = False
 
     train: FewShotTrain | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
