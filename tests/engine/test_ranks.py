@@ -115,7 +115,7 @@ def waiting(options: str, meanwhile: str) -> list[str]:
 def test_ranks_wait_for_a_late_one_longer_than_an_exchange_may_take_and_say_so():
     first, second = waiting("{}", "time.sleep(5)")
     *told, gathered = first.splitlines()
-    assert told[0] == "Waiting for rank 1, which is still reading (0:00:00)"
+    assert told[0].startswith("Waiting for rank 1, which is still reading (0:00:0")
     assert gathered == second.strip() == "[0, 1]"
 
 
