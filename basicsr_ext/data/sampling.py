@@ -131,8 +131,8 @@ def stage_of(iteration: int, stages: Sequence[Stage]) -> int:
 class ProgressiveBatchSampler:
     """Yields one rank's micro-batches, from iteration ``start_iter + 1`` to the end of the last stage.
 
-    Iterations count from 1. Within an iteration, samples are numbered micro-batch by micro-batch, rank
-    by rank, share by share: the ranks' batches laid end to end are the batch of one process, and two ranks
+    Iterations count from 1. Within an iteration, samples are numbered share by share, micro-batch by
+    micro-batch, rank by rank: the ranks' shares laid end to end are the share of one process, and two ranks
     see what one rank with two accumulated micro-batches sees. Each source is visited in an order of its own.
 
     Args:
@@ -194,22 +194,21 @@ class ProgressiveBatchSampler:
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for iteration in range(self.start_iter + 1, self.total_iter + 1):
             shares = self._shares[self.stage_index(iteration)]
-            size = sum(share.batch_size for share in shares)
             first = self.first_sample(iteration)
             drawn = self._drawn_before(iteration)
             for micro in range(self.grad_accum):
                 part = micro * self.world_size + self.rank
-                k = first + part * size
-                requests = []
+                share_first, requests = first, []
                 for share in shares:
                     start = drawn[share.source] + part * share.batch_size
+                    k = share_first + part * share.batch_size
                     requests += [
                         SampleRequest(
                             self._image(share.source, start + n), share.gt_size, k + n, share.source
                         )
                         for n in range(share.batch_size)
                     ]
-                    k += share.batch_size
+                    share_first += share.batch_size * self.world_size * self.grad_accum
                 yield requests
 
     def stage_index(self, iteration: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 import torch
 
@@ -56,7 +57,7 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
     train_options = _require_training(options)
     adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
-    problems = device_problems(options.num_gpu, launcher)
+    problems = [*device_problems(options.num_gpu, launcher), *_logger_problems(options)]
     if problems:
         raise OptionError(problems, options.source)
     auto_resume = auto_resume or restarted()
@@ -91,6 +92,15 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
         summary = trainer.train()
         LOG.info("Finished; results are in %s", summary.folder)
         return summary
+
+
+def _logger_problems(options: Options) -> list[Problem]:
+    """Return what keeps a run from being logged as asked for."""
+    wandb = options.logger.wandb
+    if wandb is None or not wandb.project or find_spec("wandb") is not None:
+        return []
+    found, fix = f"{wandb.project!r} without the package wandb", "pip install wandb, or logger:wandb=~"
+    return [Problem("logger.wandb.project", found, "it installed, or no project", fix)]
 
 
 def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, float]]:
