@@ -12,6 +12,7 @@ _SOURCES = {
     ("Set5", "Set14", "B100", "Urban100"): "'python scripts/download_data.py benchmarks' fetches it",
     ("Manga109",): "manga109.org gives it out on request",
     ("Rain13K", "Rain100L", "Rain100H", "Test100", "Test1200", "Test2800"): f"{_RESTORMER} (Deraining)",
+    ("Rain100L_train", "Rain100H_train"): "the sets' authors (Yang et al., CVPR 2017) give the pairs out",
     ("GoPro", "HIDE", "RealBlur_J", "RealBlur_R"): f"{_RESTORMER} (Motion_Deblurring)",
     ("DPDD",): f"{_RESTORMER} (Defocus_Deblurring)",
     ("SIDD", "DFWB", "CBSD68", "BSD68", "Set12", "Kodak", "McMaster"): f"{_RESTORMER} (Denoising)",
