@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from .samples import SampleError
 from .sampling import Purpose, SampleRequest, global_generators, sample_rng
-from .sources import ImageSource
+from .sources import ImageSource, LazyImage
 
 _TRIES = 10
 """How often a crop of drawn area and shape may not fit into the image, as in torchvision."""
@@ -101,14 +101,9 @@ class ClassTrainSet:
     def _augmented(self, request: SampleRequest) -> Tensor:
         how, side = self.augmentation, request.gt_size
         rng = sample_rng(self._seed, request.k)
-        # Files are decoded whole to learn their size, stores tell it without.
-        whole = None if self.source.reads_crops else self.source.read(request.index)
-        extent = self.source.size(request.index) if whole is None else whole.shape[:2]
-        top, left, height, width = draw_crop(rng, extent, how.crop_scale, how.crop_ratio)
-        if whole is None:
-            crop = self.source.read_crop(request.index, top, left, height, width)
-        else:
-            crop = whole[top : top + height, left : left + width]
+        stored = LazyImage(self.source, request.index)
+        top, left, height, width = draw_crop(rng, stored.shape, how.crop_scale, how.crop_ratio)
+        crop = stored[top : top + height, left : left + width]
         image = resized(crop, (side, side), how.interpolation)
         if rng.random() < how.hflip:
             image = image.flip(-1)

@@ -117,8 +117,8 @@ class MultiTaskModel(RestorationModel):
         section = options.datasets.train
         assert isinstance(section, ImageSection), "the loader requires images"
         return {
-            task.name: section.train_set_of(_pairs(section, task), options.manual_seed)
-            for task in options.tasks
+            task: section.train_set_of(pairs, options.manual_seed)
+            for task, pairs in _pairs_by_task(section, options.tasks).items()
         }
 
     @classmethod
@@ -129,7 +129,10 @@ class MultiTaskModel(RestorationModel):
         from ..data.datasets import TaskPairs
 
         assert isinstance(option, ImageSection), "the loader requires images"
-        return {f"{name}_{task.name}": TaskPairs(_pairs(option, task), task.name) for task in options.tasks}
+        return {
+            f"{name}_{task}": TaskPairs(pairs, task)
+            for task, pairs in _pairs_by_task(option, options.tasks).items()
+        }
 
     @override
     def start_training(self) -> None:
@@ -192,13 +195,13 @@ class MultiTaskModel(RestorationModel):
         return ""
 
 
-def _pairs(section: ImageSection, task: Task) -> ImagePairs:
-    """Return the images of a data set, and what a task makes of them.
+def _pairs_by_task(section: ImageSection, tasks: Sequence[Task]) -> dict[str, ImagePairs]:
+    """Return the images of a data set, and what each task makes of them.
 
     Raises:
-        ValueError: the data set has no ground truth, or the task's steps do not make up its scale.
+        ValueError: the data set has no ground truth, or a task's steps do not make up its scale.
     """
     gt = section.pairs(1).gt
     if gt is None:
         raise ValueError("a data set without ground truth has nothing to make tasks of")
-    return degraded_pairs(gt, task.steps(), task.factor, section.conversion)
+    return {task.name: degraded_pairs(gt, task.steps(), task.factor, section.conversion) for task in tasks}
