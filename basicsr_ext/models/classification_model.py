@@ -11,7 +11,6 @@ from typing_extensions import override
 from ..config import Options, Problem, Train
 from ..config.facts import Facts
 from ..config.values import Expect, NonNegativeFloat, Probability, show
-from ..metrics import build_metric
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
@@ -108,5 +107,4 @@ class ClassificationModel(ModelKind[ClassificationOptions]):
         return Judgement(self._statistics(scores, label), baselines)
 
     def _statistics(self, scores: torch.Tensor, label: torch.Tensor) -> dict[str, Any]:
-        metrics = self.options.val.metrics
-        return {name: build_metric(spec).statistic(scores, label) for name, spec in metrics.items()}
+        return {name: metric.statistic(scores, label) for name, metric in self._metrics.items()}

@@ -11,7 +11,6 @@ from typing_extensions import override
 from ..config import Options, Problem, Train
 from ..config.facts import Facts
 from ..config.values import NonNegativeFloat, PositiveFloat, show
-from ..metrics import build_metric
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
@@ -106,8 +105,7 @@ class FewShotModel(ModelKind[FewShotOptions]):
         return torch.cat(found)
 
     def _statistics(self, found: torch.Tensor, target: tuple[str, torch.Tensor]) -> dict[str, Any]:
-        metrics = self.options.val.metrics
-        return {name: build_metric(spec).statistic(found, target) for name, spec in metrics.items()}
+        return {name: metric.statistic(found, target) for name, metric in self._metrics.items()}
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, background: float = 1.0, foreground: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from ..config import DatasetOptions, Options
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.sampling import Share, Stage
+from ..metrics import build_metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,7 @@ class ModelKind(ABC, Generic[OptionsT]):
 
     def __init__(self, options: OptionsT, networks: Mapping[str, nn.Module], device: torch.device) -> None:
         self.options, self.networks, self.device = options, networks, device
+        self._metrics = {name: build_metric(spec) for name, spec in options.val.metrics.items()}
 
     @classmethod
     def open_train_set(cls, options: OptionsT) -> Mapping[str, TrainSet]:

@@ -23,7 +23,6 @@ from ..config.sections import ConstructedBy, Named
 from ..config.values import NonNegativeInt, PositiveFloat, PositiveInt, show
 from ..data.resize import upscale
 from ..data.sampling import Purpose, sample_rng
-from ..metrics import build_metric
 from ..registry import LOSSES
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
@@ -183,7 +182,6 @@ class RestorationModel(ModelKind[RestorationOptions]):
         self, options: RestorationOptions, networks: Mapping[str, nn.Module], device: torch.device
     ) -> None:
         super().__init__(options, networks, device)
-        self._metrics = {name: build_metric(spec) for name, spec in options.val.metrics.items()}
         self._bicubic: dict[tuple[str, int], dict[str, Any]] = {}
         self._without_truth: set[str] = set()
 
