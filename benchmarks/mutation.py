@@ -33,15 +33,22 @@ _TWO_PHASES = (
     "engine/test_plugin_model.py::test_a_phase_that_is_not_finite_undoes_the_whole_iteration",
 )
 _STEP = ("engine/test_step.py", "engine/test_parameters.py", *_TWO_PHASES)
+_VALIDATION_STOPPED = (
+    "engine/test_interruptions.py"
+    "::test_a_signal_between_validation_images_stops_the_run_and_a_resume_makes_up_for_it"
+)
 _SCORES = ("models/test_restoration_model.py", "engine/test_evaluation.py")
 _WHOLE_IMAGES = ("inference/test_tiles.py", "inference/test_restore.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "data/mixing.py": ("data/test_mixing.py",),
     "data/sampling.py": ("data/test_sampling.py",),
+    "engine/agreement.py": ("engine/test_agreement.py", "engine/test_absent_data.py"),
     "engine/build.py": ("engine/test_build.py", "engine/test_absent_data.py"),
     "engine/checkpoint.py": ("engine/test_checkpoint.py", "engine/test_resume.py"),
     "engine/ema.py": _STEP,
-    "engine/experiment.py": ("engine/test_resume.py",),
+    "engine/compiling.py": ("engine/test_compiling.py",),
+    "engine/distributed.py": ("engine/test_distributed.py", "engine/test_step.py"),
+    "engine/experiment.py": ("engine/test_resume.py", "engine/test_absent_data.py", "engine/test_trainer.py"),
     "engine/failures.py": ("engine/test_failures.py",),
     "engine/lock.py": ("engine/test_lock.py",),
     "engine/logger.py": ("engine/test_logger.py", "engine/test_step.py"),
@@ -50,8 +57,19 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/progress.py": ("engine/test_progress.py", "engine/test_step.py"),
     "engine/resume.py": ("engine/test_resume.py",),
     "engine/step.py": _STEP,
-    "engine/trainer.py": ("engine/test_step.py", "engine/test_resume.py"),
-    "engine/validator.py": (*_SCORES, "engine/test_step.py"),
+    "engine/run.py": ("engine/test_absent_data.py", "engine/test_resume.py", "engine/test_evaluation.py"),
+    "engine/preflight/rehearsal.py": ("engine/test_failures.py", "engine/test_build.py"),
+    "engine/preflight/summary.py": ("engine/test_preflight.py", "engine/test_failures.py"),
+    "engine/preflight/trial.py": ("engine/test_preflight.py", "engine/test_failures.py"),
+    "engine/signals.py": ("engine/test_signals.py", _VALIDATION_STOPPED),
+    "engine/trainer.py": (
+        "engine/test_step.py",
+        "engine/test_resume.py",
+        "engine/test_trainer.py",
+        "engine/test_plugin_model.py::test_a_run_saves_logs_and_scores_everything_by_name",
+        _VALIDATION_STOPPED,
+    ),
+    "engine/validator.py": ("engine/test_validator.py", *_SCORES),
     "inference/restore.py": _WHOLE_IMAGES,
     "inference/tiles.py": _WHOLE_IMAGES,
     "metrics/__init__.py": ("metrics/test_metrics.py",),

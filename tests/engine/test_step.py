@@ -17,7 +17,7 @@ from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.ema import WeightAverage
-from basicsr_ext.engine.precision import build_optimizer, choose_algorithms, find_optimizer
+from basicsr_ext.engine.precision import Stepper, build_optimizer, choose_algorithms, find_optimizer
 from basicsr_ext.engine.preflight.rehearsal import stage_batch
 from basicsr_ext.engine.step import TrainingStep
 from basicsr_ext.engine.trainer import Trainer
@@ -87,6 +87,24 @@ def test_algorithms_are_deterministic_or_the_fastest(deterministic):
 def test_optimizers_that_have_a_fused_kernel_use_it_on_gpus(name, device, fused):
     optimizer = build_optimizer(name, [nn.Parameter(torch.ones(2))], torch.device(device), lr=0.1)
     assert optimizer.defaults.get("fused") is fused
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("amp", ["no", "fp16"])
+def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(amp, fused):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+    stepper = Stepper(optimizer, amp, torch.device("cpu"))
+    for factor, good in ((1.0, True), (torch.inf, False), (torch.nan, False)):
+        before, moments = parameter.clone(), copy.deepcopy(optimizer.state_dict())
+        stepper.backward((parameter * factor).sum())
+        norm, finite = stepper.step()
+        assert bool(finite) is bool(norm.isfinite()) is good
+        assert torch.equal(parameter, before) is not good
+        assert same_bits(optimizer.state_dict(), moments) is not good
+        assert parameter.grad is None
+    # Without loss scaling, a fused kernel is told on the device: looking at the verdict would wait for it.
+    assert hasattr(optimizer, "found_inf") is (fused and amp == "no")
 
 
 @pytest.mark.parametrize("name", ["AdmW", "nowhere.AdamW", "torch.optim.nothing", "torch.nn.Linear"])
