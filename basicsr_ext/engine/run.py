@@ -30,6 +30,7 @@ from .precision import choose_algorithms
 from .preflight.rehearsal import rehearse
 from .preflight.summary import print_check, print_scores
 from .resume import resume_problems
+from .step import TrainingStep
 from .trainer import Summary, Trainer
 from .validator import Validator
 
@@ -137,16 +138,15 @@ def check(options: Options) -> bool:
     Raises:
         OptionError: something does not fit.
     """
-    _require_training(options)
+    train_options = _require_training(options)
     log_to_console(True)
     ranks = options.num_gpu if isinstance(options.num_gpu, int) and options.num_gpu > 0 else world_size()
     if options.num_gpu == "auto" and torch.cuda.is_available():
         ranks = torch.cuda.device_count()
     parts = build_parts(options, ranks, training=True)
     device = torch.device("cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu")
-    kind = build_kind(options, parts.networks, device)
-    kind.start_training()
-    rehearse(options, kind, parts.train_set, parts.stages)
+    kind = TrainingStep(options, parts.networks, World(device=device), len(parts.stages)).kind
+    rehearse(options, kind, parts.train_set, parts.stages, train_options.channels_last)
     # What stayed on the device would count as memory of the iteration that is tried next.
     for network in parts.networks.values():
         network.cpu()

@@ -97,7 +97,7 @@ def test_stages_that_there_was_no_time_to_try_are_named(tmp_path, caplog, monkey
     kind.start_training()
     monkeypatch.setattr(LOG, "propagate", True)  # to caplog
     monkeypatch.setattr(rehearsal, "time", SimpleNamespace(monotonic=iter([0, 5, 11, 12]).__next__))
-    rehearsal.rehearse(options, kind, parts.train_set, parts.stages)
+    rehearsal.rehearse(options, kind, parts.train_set, parts.stages, channels_last=False)
     assert tried == [48]
     message = "Stage 1, 2 was not tried: 10 seconds have passed, the train.rehearsal_limit"
     assert set(caplog.messages) == {message}

@@ -38,7 +38,7 @@ def rehearse(
     kind: ModelKind[Any],
     train_set: Any,
     stages: Sequence[Stage],
-    channels_last: bool = False,
+    channels_last: bool,
 ) -> None:
     """Compute the losses of one sample a stage in every phase, without gradients.
 
