@@ -12,7 +12,7 @@ are chosen so that parameters are equal within 5 %: of the widths that allow tha
 ratio is nearest to 2.
 
 With its defaults a comparison is 66 runs. An iteration of each of the eleven mixers, one after the other,
-takes 3.3 s of CPU time on a thread of an AMD EPYC that other programs keep busy: about 80 minutes on two
+takes 3.3 s of CPU time on a thread of an AMD EPYC that other programs keep busy: about 40 minutes on two
 cores.
 """
 
@@ -69,7 +69,7 @@ class Settings:
         device: "cpu" or "cuda".
     """
 
-    iterations: int = 400
+    iterations: int = 200
     batch: int = 4
     parameters: int = 110_000
     data: str = ""

@@ -204,6 +204,8 @@ def build_page(records: Sequence[Record], plots: dict[str, str]) -> str:
     settings, first = records[0]["settings"], records[0]
     data = f"`{settings['data']}`" if settings["data"] else "the photographs that come with scikit-image"
     val_data = f"`{settings['val_data']}`" if settings["val_data"] else "pieces of three others of them"
+    folders = (("--data", settings["data"]), ("--val-data", settings["val_data"]))
+    arguments = "".join(f" {name} {folder}" for name, folder in folders if folder)
     threads = f", {settings['threads']} thread(s)" if settings["device"] == "cpu" else ""
     seeds = sorted({record["seed"] for record in records})
     parts = [
@@ -214,7 +216,8 @@ Every token mixer in one body, `AttentionRestorer`
 batches, schedule and seeds; made by
 
 ```bash
-python benchmarks/attention_comparison.py all && python benchmarks/attention_comparison.py report
+python benchmarks/attention_comparison.py all{arguments}
+python benchmarks/attention_comparison.py report
 ```
 
 {settings["iterations"]} iterations of {settings["batch"]} patches, 48×48 at the body's resolution; Adam,
