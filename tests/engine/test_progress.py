@@ -1,11 +1,12 @@
-"""Progress bars on a terminal: one for the run, one below it for an evaluation that asks for it."""
+"""How fast a run goes, and what a terminal shows: a bar for the run, one below it for an evaluation."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from basicsr_ext.engine.progress import Bar, tracked
+from basicsr_ext.data.sampling import Stage
+from basicsr_ext.engine.progress import Bar, Speedometer, duration, tracked
 
 
 @pytest.fixture
@@ -48,3 +49,29 @@ def test_nothing_goes_to_a_pipe(terminal):
     screen = terminal(False)
     run(enabled=True)
     assert screen.getvalue() == ""
+
+
+def test_the_rest_of_a_run_is_predicted_stage_by_stage():
+    speed = Speedometer([Stage(10, 16, 4), Stage(10, 32, 4), Stage(5, 32, 2)])
+    assert speed.remaining(0) == 0  # nothing is known yet
+    speed.add(1, 0.5, 0.0)
+    speed.add(2, 1.5, 0.0)
+    # A second an iteration, four where there are four times the pixels, two where half of those.
+    assert speed.remaining(2) == 8 * 1 + 10 * 4 + 5 * 2
+    speed.add(11, 6.0, 0.0)
+    assert speed.remaining(11) == 9 * 6 + 5 * 3
+    assert speed.remaining(20) == 5 * 3
+    assert speed.remaining(25) == 0
+
+
+def test_a_report_counts_what_was_since_the_last_one():
+    speed = Speedometer([Stage(10, 16, 4)])
+    speed.add(1, 0.5, 0.25)
+    speed.add(2, 1.5, 0.25)
+    assert speed.report() == (1.0, 0.25)
+    speed.add(3, 0.5, 0.5)
+    assert speed.report() == (2.0, 1.0)
+
+
+def test_durations_are_whole_seconds():
+    assert duration(3 * 86400 + 4 * 3600 + 5 * 60 + 5.6) == "3 days, 4:05:06"
