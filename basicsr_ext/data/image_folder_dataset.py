@@ -50,6 +50,8 @@ class ClassSection(DatasetSection):
     """Keys that every data set of images with classes takes."""
 
     training_keys: ClassVar[Any] = AugmentationKeys
+    grey: ClassVar[bool] = False
+    """Whether its images are grey, so that colour has to be taken from others before a network sees them."""
 
     interpolation: Literal["bicubic", "bilinear"] = Field(
         default="bicubic", description="Of resizing, with antialiasing."

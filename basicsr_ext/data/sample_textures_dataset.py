@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -63,6 +63,8 @@ class ArraySource(ImageSource):
 @DATASETS.register("SampleTextures")
 class SampleTextures(ClassSection):
     """Crops of scikit-image's bundled photographs, in grey; the photograph is the class."""
+
+    grey: ClassVar[bool] = True
 
     split: Literal["train", "val"] = Field(default="train", description="Left two thirds, or the rest.")
     tile: PositiveInt = Field(default=64, description="Evaluation: side of the tiles in photographs.")

@@ -19,7 +19,6 @@ from basicsr_ext.data.images import write_image
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
 from basicsr_ext.engine.checkpoint import Checkpointer
-from basicsr_ext.inference.description import UnknownNetworkError, describe
 from basicsr_ext.metrics.topk_metric import TopKAccuracy
 
 AUGMENTED = {
@@ -218,12 +217,3 @@ def test_images_in_order_of_their_names_make_classes_in_order_of_theirs(folder):
     assert [name.partition("/")[0] for name in open_source(str(folder), "dataroot").names] == [
         "cat", "cat", "dog", "dog", "emu", "emu",
     ]  # fmt: skip
-
-
-def test_weights_that_restore_nothing_are_refused_by_infer_in_words(folder, tmp_path):
-    train(load_options(options(folder, tmp_path / "run")))
-    weights = tmp_path / "run/models/net_g_latest.pth"
-    with pytest.raises(
-        UnknownNetworkError, match="model_type: ClassificationModel, which restores no images"
-    ):
-        describe(weights)
