@@ -127,6 +127,7 @@ class ClassEvalSet:
         resize: the shorter side before the crop.
         size: of the crop.
         batch: images an item.
+        num_workers: processes of a loader that make items.
         guess: scores of a method to compare with, (images, classes).
     """
 
@@ -139,11 +140,12 @@ class ClassEvalSet:
         resize: int,
         size: int,
         batch: int,
+        num_workers: int = 0,
         guess: np.ndarray | None = None,
     ) -> None:
         self.source, self.labels, self.classes = source, np.asarray(labels), tuple(classes)
         self._augmentation, self._resize, self._size, self._batch = augmentation, resize, size, batch
-        self._guess = guess
+        self.num_workers, self._guess = num_workers, guess
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self._batch)

@@ -82,7 +82,7 @@ class SampleTextures(ClassSection):
 
         names, tiles, labels = self._tiles(self.split)
         source = ArraySource(tuple(names), tuple(tiles))
-        options: Any = (self.augmentation, self.resize, self.size, self.batch_size)
+        options: Any = (self.augmentation, self.resize, self.size, self.batch_size, self.num_worker_per_gpu)
         return ClassEvalSet(source, labels, CLASSES, *options, guess=self._nearest_mean(tiles))  # pyright: ignore[reportReturnType]
 
     def _parts(self, split: Literal["train", "val"]) -> tuple[np.ndarray, ...]:
