@@ -1,4 +1,4 @@
-"""Restore images: ``python infer.py -i photos -o restored --weights net_g_latest.pth``."""
+"""Use a network on images: ``python infer.py -i photos -o restored --weights net_g_latest.pth``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ EXIT_FAILED, EXIT_REFUSED = 1, 2
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Restore images with a network's weights; docs/restoring.md."
+        description="Restore images with a network's weights, or name their classes; docs/restoring.md."
     )
     add = parser.add_argument
     add("-i", "--input", required=True, nargs="+", metavar="PATH", help="images, folders, or patterns")
-    add("-o", "--output", required=True, type=user_path, metavar="PATH", help="folder, or file for one image")
+    add(
+        "-o",
+        "--output",
+        type=user_path,
+        metavar="PATH",
+        help="folder, or file for one image; of classes: a .csv or .json, if wanted",
+    )
     add("--weights", required=True, type=user_path, metavar="FILE", help="checkpoint, ours or published")
     add(
         "--opt",

@@ -78,7 +78,15 @@ FEW_SHOT = [
     "val:val_freq=2",
     "logger:save_checkpoint_freq=2",
 ]
+CLASSES = [
+    "datasets:train:num_worker_per_gpu=0",
+    "datasets:train:stages=[{iters: 2, gt_size: 32, batch_size_per_gpu: 2}]",
+    "train:total_iter=2",
+    "train:scheduler=~",
+    "val:val_freq=2",
+]
 SHORTENED = {
+    "options/quickstart_classification.yml": CLASSES,
     "options/quickstart_fewshot.yml": FEW_SHOT,
     "options/quickstart.yml": [*TINY, f"datasets:train:stages=[{STAGE}, {STAGE}]"],
     "options/edt_x4.yml": [*TINY, "datasets:train:gt_size=32", "datasets:train:batch_size_total=2"],

@@ -18,6 +18,8 @@ from .samples import SampleError
 from .sampling import Purpose, SampleRequest, global_generators, sample_rng
 from .sources import ImageSource, LazyImage
 
+_STRIP = 16
+"""Longest side over shortest of images that are enlarged whole: a row of 10,000 pixels would fill memory."""
 _TRIES = 10
 """How often a crop of drawn area and shape may not fit into the image, as in torchvision."""
 
@@ -125,6 +127,7 @@ class ClassEvalSet:
         resize: the shorter side before the crop.
         size: of the crop.
         batch: images an item.
+        num_workers: processes of a loader that make items.
         guess: scores of a method to compare with, (images, classes).
     """
 
@@ -137,11 +140,12 @@ class ClassEvalSet:
         resize: int,
         size: int,
         batch: int,
+        num_workers: int = 0,
         guess: np.ndarray | None = None,
     ) -> None:
         self.source, self.labels, self.classes = source, np.asarray(labels), tuple(classes)
         self._augmentation, self._resize, self._size, self._batch = augmentation, resize, size, batch
-        self._guess = guess
+        self.num_workers, self._guess = num_workers, guess
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self._batch)
@@ -171,6 +175,10 @@ class ClassEvalSet:
 
 def centre_crop(image: np.ndarray, resize: int, size: int, how: Augmentation) -> Tensor:
     """Return the middle (3, size, size) of an image whose shorter side is made ``resize``, uint8."""
+    # Of a long strip only the middle is enlarged: the crop, and what interpolation takes of its surroundings.
+    longest = math.ceil(_STRIP * max(1, size / resize)) * min(image.shape[:2])
+    top, left = (max(0, length - longest) // 2 for length in image.shape[:2])
+    image = image[top : top + longest, left : left + longest]
     height, width = image.shape[:2]
     factor = resize / min(height, width)
     extent = max(round(height * factor), resize), max(round(width * factor), resize)

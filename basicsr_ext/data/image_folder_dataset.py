@@ -9,7 +9,15 @@ from typing_extensions import override
 
 from ..config import LoaderKeys, Problem, Section
 from ..config.paths import ImageRoot
-from ..config.values import Expect, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from ..config.values import (
+    Expect,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 from . import DATASETS
 from .opening import open_source
 from .sections import DatasetSection
@@ -50,6 +58,8 @@ class ClassSection(DatasetSection):
     """Keys that every data set of images with classes takes."""
 
     training_keys: ClassVar[Any] = AugmentationKeys
+    grey: ClassVar[bool] = False
+    """Whether its images are grey, so that colour has to be taken from others before a network sees them."""
 
     interpolation: Literal["bicubic", "bilinear"] = Field(
         default="bicubic", description="Of resizing, with antialiasing."
@@ -61,6 +71,7 @@ class ClassSection(DatasetSection):
     resize: PositiveInt = Field(default=256, description="Evaluation: shorter side before the centre crop.")
     size: PositiveInt = Field(default=224, description="Evaluation: side of the centre crop.")
     batch_size: PositiveInt = Field(default=32, description="Evaluation: images that are run together.")
+    num_worker_per_gpu: NonNegativeInt = Field(default=4, description="Loader processes per rank; 0: none.")
 
     @property
     def augmentation(self) -> Augmentation:
@@ -124,7 +135,7 @@ class ImageFolder(ClassSection):
     def eval_set(self, scale: int) -> EvalSet:
         from .classes import ClassEvalSet
 
-        options = self.augmentation, self.resize, self.size, self.batch_size
+        options = self.augmentation, self.resize, self.size, self.batch_size, self.num_worker_per_gpu
         return ClassEvalSet(*self._open(), *options)  # pyright: ignore[reportReturnType]
 
     @override

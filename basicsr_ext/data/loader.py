@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data import default_collate as stack
+from typing_extensions import override
 
 from .images import run_single_threaded
 from .pixels import Pixels
@@ -43,12 +44,12 @@ def build_train_loader(
     Raises:
         SampleError: while iterating; a sample could not be made, or the process making it died.
     """
-    return _TrainLoader(
-        _Watched(dataset, num_workers),
+    return Loader(
+        _Samples(dataset, num_workers),
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=_collate_or_fail,
-        worker_init_fn=_start_lasting_worker,
+        worker_init_fn=_start_worker,
         pin_memory=pin_memory and torch.cuda.is_available(),
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
@@ -57,19 +58,23 @@ def build_train_loader(
     )
 
 
-def build_eval_loader(
-    dataset: EvalSet, rank: int = 0, world_size: int = 1, num_workers: int = 0
-) -> DataLoader[EvalItem]:
-    """Return the loader of this rank's share of the images: over all ranks, each image exactly once.
+def build_eval_loader(dataset: EvalSet, rank: int = 0, world_size: int = 1) -> Loader:
+    """Return the loader of this rank's share of the items: over all ranks, each item exactly once, in order.
 
-    Images come one at a time, as they may differ in size: tensors are (1, C, H, W); ``index``,
-    ``name`` and paths are plain values.
+    Items come one at a time, as images may differ in size: tensors are (1, C, H, W); ``index``,
+    ``name`` and paths are plain values. This process makes them, or as many others as the set has
+    ``num_workers``; these start with an iteration and end with it, or once it is closed.
+
+    Raises:
+        SampleError: while iterating; an item could not be made, or the process making it died.
     """
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        sampler=range(rank, len(dataset), world_size),  # type: ignore[arg-type]
+    indices = range(rank, len(dataset), world_size)
+    num_workers = min(getattr(dataset, "num_workers", 0), len(indices))
+    return Loader(
+        _Items(dataset, num_workers),
+        sampler=indices,  # type: ignore[arg-type]
         num_workers=num_workers,
-        collate_fn=collate_eval,
+        collate_fn=_item_or_fail,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
@@ -206,21 +211,19 @@ def _replaced(batch: Any) -> int:
     return sum(map(bool, batch.get("replaced", ()))) + sum(map(_replaced, batch.values()))
 
 
-class _Watched(Dataset[tuple[str, Mapping[str, Any]] | SampleError]):
-    """Samples with their sources, and a note of what each worker is making, for when one dies."""
+class _Watched(Dataset[Any]):
+    """What a loader is to make, and a note of what each worker is making, for when one dies."""
 
-    def __init__(self, dataset: TrainSet, num_workers: int) -> None:
-        self.dataset = dataset
-        self._make = sample_maker(dataset)
-        # Per worker: process, sample, image.
+    def __init__(self, num_workers: int) -> None:
+        # Per worker: process, number of the sample or item, number of the image.
         self._notes = multiprocessing.RawArray("q", [-1] * 3 * num_workers)
 
-    def __getitem__(self, request: SampleRequest) -> tuple[str, Mapping[str, Any]] | SampleError:
+    def __getitem__(self, request: Any) -> Any:
         worker = get_worker_info()
         if worker is not None:
-            self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), request.k, request.index]
+            self._notes[3 * worker.id : 3 * worker.id + 3] = [os.getpid(), *self._numbers(request)]
         try:
-            return request.source, self._make(request)
+            return self._made(request)
         except SampleError as error:
             # Raised where the batch is wanted: a worker would wrap its whole traceback into the message.
             return error
@@ -228,17 +231,64 @@ class _Watched(Dataset[tuple[str, Mapping[str, Any]] | SampleError]):
     def last_seen(self, message: str) -> str:
         """Return what the processes whose numbers occur in ``message`` were making."""
         notes = [self._notes[start : start + 3] for start in range(0, len(self._notes), 3)]
-        return "; ".join(
-            f"sample {k}, {self._path(index)}" for process, k, index in notes if str(process) in message
-        )
+        return "; ".join(self._words(*numbers) for process, *numbers in notes if str(process) in message)
 
-    def _path(self, index: int) -> str:
+    def _made(self, request: Any) -> Any:
+        raise NotImplementedError
+
+    def _numbers(self, request: Any) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def _words(self, number: int, index: int) -> str:
+        raise NotImplementedError
+
+
+class _Samples(_Watched):
+    """Samples with their sources, by :class:`SampleRequest`."""
+
+    def __init__(self, dataset: TrainSet, num_workers: int) -> None:
+        super().__init__(num_workers)
+        self.dataset = dataset
+        self._make = sample_maker(dataset)
+
+    @override
+    def _made(self, request: SampleRequest) -> tuple[str, Mapping[str, Any]]:
+        return request.source, self._make(request)
+
+    @override
+    def _numbers(self, request: SampleRequest) -> tuple[int, int]:
+        return request.k, request.index
+
+    @override
+    def _words(self, number: int, index: int) -> str:
         pairs = getattr(self.dataset, "pairs", None)
-        return pairs.gt.path(index) if pairs is not None else f"image {index}"
+        return f"sample {number}, {pairs.gt.path(index) if pairs is not None else f'image {index}'}"
 
 
-class _TrainLoader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+class _Items(_Watched):
+    """Items of an evaluation set by number."""
+
+    def __init__(self, dataset: EvalSet, num_workers: int) -> None:
+        super().__init__(num_workers)
+        self.dataset = dataset
+
+    @override
+    def _made(self, request: int) -> EvalItem:
+        return self.dataset[request]
+
+    @override
+    def _numbers(self, request: int) -> tuple[int, int]:
+        return request, request
+
+    @override
+    def _words(self, number: int, index: int) -> str:
+        return f"item {number}"
+
+
+class Loader(DataLoader[Any]):
+    """A loader whose processes end with an iteration, also one that is closed early."""
+
+    def __iter__(self) -> Generator[Any, None, None]:  # type: ignore[override]
         assert isinstance(self.dataset, _Watched)
         batches = super().__iter__()
         end = partial(_end_workers, batches)
@@ -284,17 +334,15 @@ def _collate_or_fail(samples: Sequence[tuple[str, Mapping[str, Any]] | SampleErr
         return error
 
 
+def _item_or_fail(items: Sequence[EvalItem | SampleError]) -> EvalItem | SampleError:
+    (item,) = items
+    return item if isinstance(item, SampleError) else collate_eval([item])
+
+
 def _start_worker(worker: int) -> None:
     run_single_threaded()
-    # A worker inherits its parent's handlers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _start_lasting_worker(worker: int) -> None:
-    _start_worker(worker)
-    # The parent decides when a run ends, but what a job scheduler sends goes to all processes alike: the
-    # parent still needs batches to finish its iteration, however long that takes. torch sees to it that a
-    # worker ends when its parent is gone.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A worker inherits its parent's handlers. The parent decides when a run ends, but what terminals and job
+    # schedulers send goes to all processes alike: the parent still needs batches to finish its iteration,
+    # however long that takes. torch sees to it that a worker ends when its parent is gone.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

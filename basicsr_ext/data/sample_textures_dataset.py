@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -64,6 +64,8 @@ class ArraySource(ImageSource):
 class SampleTextures(ClassSection):
     """Crops of scikit-image's bundled photographs, in grey; the photograph is the class."""
 
+    grey: ClassVar[bool] = True
+
     split: Literal["train", "val"] = Field(default="train", description="Left two thirds, or the rest.")
     tile: PositiveInt = Field(default=64, description="Evaluation: side of the tiles in photographs.")
 
@@ -80,7 +82,7 @@ class SampleTextures(ClassSection):
 
         names, tiles, labels = self._tiles(self.split)
         source = ArraySource(tuple(names), tuple(tiles))
-        options: Any = (self.augmentation, self.resize, self.size, self.batch_size)
+        options: Any = (self.augmentation, self.resize, self.size, self.batch_size, self.num_worker_per_gpu)
         return ClassEvalSet(source, labels, CLASSES, *options, guess=self._nearest_mean(tiles))  # pyright: ignore[reportReturnType]
 
     def _parts(self, split: Literal["train", "val"]) -> tuple[np.ndarray, ...]:

@@ -67,7 +67,12 @@ class TrainSet(Protocol):
 
 
 class EvalSet(Protocol):
-    """A data set to evaluate on, by the number of the image."""
+    """A data set to evaluate on, by the number of the item.
+
+    It may have an attribute ``num_workers`` beside: how many processes of a loader are to make its items, a
+    few of which are then in memory at a time. Without it they are made one by one, where they are wanted:
+    whole images can be large.
+    """
 
     def __len__(self) -> int: ...
 

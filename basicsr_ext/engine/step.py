@@ -209,17 +209,19 @@ class TrainingStep:
         averages = {name: average.network for name, average in self.averages.items()}
         return {**self.networks, **averages}
 
-    def network_files(self) -> dict[str, dict[str, Any]]:
+    def network_files(self, notes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the content of every network's file, as BasicSR names it; call it on all ranks.
 
-        It says besides which network it is of.
+        It says besides which network it is of, with the ``notes`` of the model kind.
         """
         self.evaluated_networks()
         return {
             name: {
                 "params": network.state_dict(),
                 **({"params_ema": self.averages[name].network.state_dict()} if name in self.averages else {}),
-                ENTRY: Description.of_options(self.kind.options, name.replace("net_", "network_", 1)).entry(),
+                ENTRY: Description.of_options(
+                    self.kind.options, name.replace("net_", "network_", 1), notes
+                ).entry(),
             }
             for name, network in self.networks.items()
         }

@@ -95,6 +95,7 @@ class Trainer:
 
         self.step = TrainingStep(options, parts.networks, world, len(self.stages))
         self.kind = self.step.kind
+        self._notes = self.kind.reading_notes(options, parts.train_set)
         rehearse(options, self.kind, parts.train_set, self.stages, train.channels_last)
         batch = stage_batch(self.kind, parts.train_set, self.stages[0], copies=0)
         world.wait_for_all("trying one sample of each stage")
@@ -213,7 +214,7 @@ class Trainer:
     ) -> None:
         gathered = self.world.gather((own_random_state, self._replaced_samples))
         random_states, replaced = map(list, zip(*gathered, strict=True))
-        networks = self.step.network_files()
+        networks = self.step.network_files(self._notes)
         if self.world.is_main:
             state = {
                 **self.step.state(),
@@ -230,7 +231,7 @@ class Trainer:
             self.checkpointer.save(iteration, networks, state)
 
     def _save_networks(self, label: str) -> None:
-        networks = self.step.network_files()
+        networks = self.step.network_files(self._notes)
         if self.world.is_main:
             self.checkpointer.save_networks(label, networks)
 

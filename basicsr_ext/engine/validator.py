@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..config import Val
 from ..data.images import write_image
 from ..data.loader import build_eval_loader, to_device
 from ..data.samples import EvalSet
 from ..metrics import Metric, build_metric
-from ..models import ModelKind
+from ..models import Judgement, ModelKind
 from .compiling import not_compiled
 from .distributed import World
 from .failures import explained
@@ -74,9 +74,7 @@ class Validator:
         picture_folder: Path,
     ) -> None:
         self._val, self._kind, self._world, self._folder = val, kind, world, picture_folder
-        self._loaders: dict[str, DataLoader[Any]] = {
-            name: build_eval_loader(dataset, world.rank, world.size) for name, dataset in datasets.items()
-        }
+        self._datasets = dict(datasets)
 
     def metrics(self) -> Measures:
         """Return the measures of ``val.metrics`` by name, which have seen nothing yet."""
@@ -101,7 +99,7 @@ class Validator:
             network.eval()
         try:
             with not_compiled():
-                return {name: self._evaluate(networks, name, label, stop) for name in self._loaders}
+                return {name: self._evaluate(networks, name, label, stop) for name in self._datasets}
         finally:
             for name, network in networks.items():
                 network.train(training[name])
@@ -111,24 +109,20 @@ class Validator:
     ) -> Evaluation:
         measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
-        indices = range(self._world.rank, len(self._loaders[name].dataset), self._world.size)  # pyright: ignore[reportArgumentType]
-        numbered = zip(indices, self._loaders[name], strict=True)
-        for index, item in tracked(numbered, name, len(indices), self._val.pbar and self._world.is_main):
-            stopped = stop()
-            if stopped:
-                break
-            item = to_device(item, self._world.device)
-            with explained(f"{name}, {self._kind.name_of(item)}", self._kind.memory_advice):
-                judged = self._kind.evaluate(networks, item, name, index, draw=index < _DRAWN)
-            _update(measures, index, judged.statistics)
-            for baseline, statistics in judged.baselines.items():
-                _update(baselines.setdefault(baseline, self.metrics()), index, statistics)
-            pictures.update(judged.pictures)
-            if self._val.save_img:
-                ending = f"_{self._val.suffix or label}.png"
-                for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
-                    for stem, image in images.items():
-                        write_image(self._folder / folder / f"{stem}{ending}", image)
+        with self._items(name) as items:
+            for index, item in items:
+                stopped = stop()
+                if stopped:
+                    break
+                item = to_device(item, self._world.device)
+                with explained(f"{name}, {self._kind.name_of(item)}", self._kind.memory_advice):
+                    judged = self._kind.evaluate(networks, item, name, index, draw=index < _DRAWN)
+                _update(measures, index, judged.statistics)
+                for baseline, statistics in judged.baselines.items():
+                    _update(baselines.setdefault(baseline, self.metrics()), index, statistics)
+                pictures.update(judged.pictures)
+                if self._val.save_img:
+                    self._save(name, judged, label)
         if any(self._world.gather(stopped)):
             raise BrokenOffError
         ranks = self._world.gather((measures, baselines, pictures))
@@ -138,6 +132,21 @@ class Validator:
             {b: _results(self.metrics(), [rank[1].get(b, {}) for rank in ranks]) for b in names},
             {stem: picture for rank in ranks for stem, picture in rank[2].items()},
         )
+
+    @contextmanager
+    def _items(self, name: str) -> Iterator[Iterator[tuple[int, Any]]]:
+        """Give this rank's items of a set with their numbers; its loader ends with the block."""
+        rank, ranks, dataset = self._world.rank, self._world.size, self._datasets[name]
+        indices = range(rank, len(dataset), ranks)
+        with closing(iter(build_eval_loader(dataset, rank, ranks))) as items:
+            shown = self._val.pbar and self._world.is_main
+            yield tracked(zip(indices, items, strict=True), name, len(indices), shown)
+
+    def _save(self, name: str, judged: Judgement, label: str) -> None:
+        ending = f"_{self._val.suffix or label}.png"
+        for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
+            for stem, image in images.items():
+                write_image(self._folder / folder / f"{stem}{ending}", image)
 
 
 def _update(measures: Measures, index: int, statistics: Mapping[str, Any]) -> None:

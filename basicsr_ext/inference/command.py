@@ -18,20 +18,23 @@ from torch import nn
 from ..archs.padding import requirement_of
 from ..config import OptionError
 from ..plugins import PluginError
-from .description import Description, describe, open_network
-from .files import Job, Outcome, PictureRestorer, plan, restore_files
+from .description import Description, describe, open_network, open_reader
+from .files import Outcome, PictureRestorer, Restoration, pictures, plan, restore_files, results_of
+from .reading import TABLES, Reading, ReadingWorker, write_table
 from .records import Record
 from .restore import Restorer, channel_guesses, try_network
 
 REFUSALS = (OptionError, PluginError, OSError, ValueError, RuntimeError)
-"""What is raised before anything is restored; the message is for the user."""
+"""What is raised before anything is made; the message is for the user."""
 
 _BATCH = {"cpu": 1}
 _BATCH_ELSEWHERE = 4
+_RESTORING = {"task": None, "right": None, "format": None, "self_ensemble": False, "tile": "auto"}
+"""Options that mean nothing where no picture is made, and what they are where they are not given."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Restore what the command line names, print what became of it, and return how many images failed.
+    """Restore what the command line names, or say what the network finds in it; return how many failed.
 
     Raises:
         OptionError: the option file is wrong.
@@ -42,8 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
-    jobs = plan(arguments.input, arguments.output, arguments.format, arguments.right)
     description = describe(arguments.weights, arguments.opt, arguments.plugins)
+    if description.purpose:
+        return _read(arguments, description)
+    if arguments.output is None:
+        raise ValueError("-o: name a folder for the restored images, or for one image a file")
+    jobs = plan(arguments.input, arguments.output, arguments.format, arguments.right)
     network = open_network(arguments.weights, description).to(_device(arguments.device))
     restorer = _restorer(network, description, arguments)
     print(f"{description.network['type']}, x{restorer.run.scale}: {description.origin}")
@@ -53,6 +60,34 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     outcomes = _restore_showing(jobs, restorer, record, arguments.overwrite)
     return _report(outcomes, time.perf_counter() - started, arguments.output)
+
+
+def _read(arguments: argparse.Namespace, description: Description) -> int:
+    """Print what a network that does not restore says of every picture, and write it as a table if asked."""
+    output, device = arguments.output, _device(arguments.device)
+    network = open_network(arguments.weights, description).to(device)
+    reader = open_reader(arguments.weights, description, network)
+    if given := [name for name, default in _RESTORING.items() if getattr(arguments, name) != default]:
+        raise ValueError(
+            f"--{given[0]}: for weights that restore images; these are a {description.purpose}'s"
+        )
+    if output is not None and (output.suffix.lower() not in TABLES or output.is_dir()):
+        raise ValueError(f"{output}: expected a file that ends in {' or '.join(TABLES)}, or no -o")
+    jobs = pictures(arguments.input)
+    worker = ReadingWorker(reader, device, _batch(arguments, device), _precision(arguments))
+    print(f"{description.network['type']}: {description.origin}")
+    outcomes: list[Outcome] = []
+    rows: list[tuple[str, Reading]] = []
+    for made in results_of(jobs, worker):
+        if isinstance(made, Outcome):
+            outcomes.append(made)
+            continue
+        name = str(made.job.sources[0])
+        rows.append((name, made.result))
+        print(f"{name}: {made.result.text}", flush=True)
+    if output is not None:
+        write_table(output, rows)
+    return _report_failures(outcomes, len(jobs), "read")
 
 
 def _device(name: str | None) -> torch.device:
@@ -88,8 +123,11 @@ def _restorer(network: nn.Module, description: Description, arguments: argparse.
         task=task,
         trial=trial,
     )
-    batch = arguments.batch or _BATCH.get(device.type, _BATCH_ELSEWHERE)
-    return PictureRestorer(restorer, trial.channels, description.color, batch)
+    return PictureRestorer(restorer, trial.channels, description.color, _batch(arguments, device))
+
+
+def _batch(arguments: argparse.Namespace, device: torch.device) -> int:
+    return arguments.batch or _BATCH.get(device.type, _BATCH_ELSEWHERE)
 
 
 def _precision(arguments: argparse.Namespace) -> torch.dtype | None:
@@ -110,7 +148,7 @@ def _made_by(arguments: argparse.Namespace, description: Description) -> str:
 
 
 def _restore_showing(
-    jobs: list[Job], restorer: PictureRestorer, record: Record | None, overwrite: bool
+    jobs: list[Restoration], restorer: PictureRestorer, record: Record | None, overwrite: bool
 ) -> list[Outcome]:
     columns = (
         TextColumn("restoring"),
@@ -142,10 +180,14 @@ def _report(outcomes: list[Outcome], seconds: float, output: Path) -> int:
         print(f"{_images(restored)} restored in {seconds:.1f} s: {output}")
     if skipped:
         print(f"{_images(skipped)} skipped: finished by an earlier run (--overwrite restores them again)")
+    return _report_failures(failed, len(outcomes), "restored")
+
+
+def _report_failures(failed: list[Outcome], images: int, done: str) -> int:
     for outcome in failed:
         print(outcome.message, file=sys.stderr)
-    if failed and len(outcomes) > 1:
-        print(f"{_images(failed)} of {len(outcomes)} not restored, see above", file=sys.stderr)
+    if failed and images > 1:
+        print(f"{_images(failed)} of {images} not {done}, see above", file=sys.stderr)
     return len(failed)
 
 

@@ -1,9 +1,9 @@
-"""What has to be known beside weights to restore images with them: stored in the file, or found out."""
+"""What has to be known beside weights to use them on pictures: stored in the file, or found out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,8 @@ from ..archs.weights import bare_weights, load_weights, read_checkpoint
 from ..config import Options, load_options
 from ..data.transforms import Color
 from ..plugins import import_plugins
-from ..registry import NETWORKS, UnknownTypeError
+from ..registry import MODELS, NETWORKS, UnknownTypeError
+from .reading import PictureReader
 from .recognise import CannotTellError, recognise
 
 ENTRY = "basicsr_ext"
@@ -36,6 +37,7 @@ class Description:
         normalised: trained on images less a mean, or over a deviation.
         plugins: modules that the option file imports.
         purpose: what the network was trained for, where it does not restore images: the ``model_type``.
+        notes: what that kind of training needs to know to read pictures with it, plain values.
         origin: where this was found, in words.
     """
 
@@ -45,11 +47,14 @@ class Description:
     normalised: bool = False
     plugins: Sequence[str] = ()
     purpose: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
 
     @classmethod
-    def of_options(cls, options: Options, network: str = "network_g") -> Description:
-        """Describe one of an option file's networks."""
+    def of_options(
+        cls, options: Options, network: str = "network_g", notes: Mapping[str, Any] | None = None
+    ) -> Description:
+        """Describe one of an option file's networks; ``notes`` are those of its kind of training."""
         spec, data = getattr(options, network), options.datasets
         trained_on = data.train or next(iter({**data.evaluation("val"), **data.evaluation("test")}.values()))
         color = getattr(trained_on, "color", None)
@@ -57,9 +62,11 @@ class Description:
             {"type": spec.type, **spec.kwargs},
             getattr(options.val, "window_size", None),
             color if color in get_args(Color) else None,
-            any(getattr(trained_on, key, None) is not None for key in ("mean", "std")),
+            options.restores_images
+            and any(getattr(trained_on, key, None) is not None for key in ("mean", "std")),
             list(options.plugins),
             "" if options.restores_images else options.model_type,
+            notes or {},
         )
 
     @classmethod
@@ -85,7 +92,7 @@ class Description:
 
 
 def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[str] = ()) -> Description:
-    """Find out which network ``weights`` belong to.
+    """Find out which network ``weights`` belong to, and what it was trained for.
 
     By the option file that is named; else by what the file itself says; else by the option file of the run
     that it lies in; else by its keys and shapes. Weights never cause an import: a plug-in's network is found
@@ -102,16 +109,6 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         WeightsFileError: the file cannot be read as weights.
         PluginError: a module cannot be imported.
     """
-    described = _described(weights, option_file, plugins)
-    if described.purpose:
-        raise UnknownNetworkError(
-            f"{weights}: {described.network['type']} was trained with model_type: {described.purpose}, which "
-            "restores no images; test.py scores such networks"
-        )
-    return described
-
-
-def _described(weights: Path, option_file: Path | None, plugins: Sequence[str]) -> Description:
     import_plugins(plugins)
     if option_file is not None:
         return _of_file(option_file)
@@ -119,7 +116,7 @@ def _described(weights: Path, option_file: Path | None, plugins: Sequence[str]) 
     beside = _option_file_of_run(weights)
     if isinstance(entry := content.get(ENTRY), Mapping):
         described = Description.of_entry(entry, weights)
-        if not described.plugins or _is_known(described.network["type"]) or beside is None:
+        if not described.plugins or _is_known(described) or beside is None:
             return described
     if beside is not None:
         return _of_file(beside)
@@ -140,9 +137,7 @@ def open_network(weights: Path, description: Description) -> nn.Module:
     try:
         network = build_network(description.network)
     except UnknownTypeError as error:
-        modules = " ".join(description.plugins)
-        hint = f"name its module: --plugins {modules}" if modules else "name its module with --plugins"
-        raise UnknownNetworkError(f"{weights}: {error}; if a plug-in has it, {hint}") from error
+        raise _without_plugin(weights, description, error) from error
     except Exception as error:  # whatever a constructor may raise
         raise UnknownNetworkError(
             f"{weights}: {name} does not take the arguments given ({type(error).__name__}: {error});"
@@ -152,9 +147,41 @@ def open_network(weights: Path, description: Description) -> nn.Module:
     return network.eval()
 
 
-def _is_known(name: str) -> bool:
+def open_reader(weights: Path, description: Description, network: nn.Module) -> PictureReader:
+    """Return what the kind of training that ``network`` is from makes of pictures.
+
+    Raises:
+        UnknownNetworkError: nothing, there is no such kind, or the file does not tell all it needs.
+    """
     try:
-        NETWORKS.find(name)
+        kind: Any = MODELS.find(description.purpose)
+    except UnknownTypeError as error:
+        raise _without_plugin(weights, description, error) from error
+    try:
+        reader = kind.reader(network, description.notes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnknownNetworkError(
+            f"{weights}: cannot be used as {description.purpose} ({error}); name the option file with --opt"
+        ) from error
+    if reader is None:
+        raise UnknownNetworkError(
+            f"{weights}: {description.network['type']} was trained with model_type: {description.purpose}, "
+            "which neither restores images nor says anything of one; test.py scores such networks"
+        )
+    return reader
+
+
+def _without_plugin(weights: Path, description: Description, error: UnknownTypeError) -> UnknownNetworkError:
+    modules = " ".join(description.plugins)
+    hint = f"name its module: --plugins {modules}" if modules else "name its module with --plugins"
+    return UnknownNetworkError(f"{weights}: {error}; if a plug-in has it, {hint}")
+
+
+def _is_known(described: Description) -> bool:
+    try:
+        NETWORKS.find(described.network["type"])
+        if described.purpose:
+            MODELS.find(described.purpose)
     except UnknownTypeError:
         return False
     return True
@@ -163,8 +190,9 @@ def _is_known(name: str) -> bool:
 def _of_file(option_file: Path) -> Description:
     # Where a run began, and where it was, no longer matters: neither folder nor file has to be there.
     options = load_options(option_file, ["path=~"], phases=())
-    described = asdict(Description.of_options(options))
-    return Description(**{**described, "origin": f"{option_file} describes the network"})
+    kind: Any = MODELS.find(options.model_type)
+    described = Description.of_options(options, notes=kind.reading_notes(options))
+    return replace(described, origin=f"{option_file} describes the network")
 
 
 def _option_file_of_run(weights: Path) -> Path | None:

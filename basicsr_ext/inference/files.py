@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from glob import glob
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from .records import NAME as RECORD_NAME
 from .records import Record, results_in
 from .restore import Restorer
 
+JobT = TypeVar("JobT", bound="Job")
+Progress = Callable[[float], None]
+"""Is told of work done, as a share of an image."""
+
 _AHEAD = 2
 """Pictures read, and results written, at a time: the network need not wait, and memory holds them."""
 
@@ -34,9 +38,15 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One result and what it is made of: a picture, or the left and right view of one."""
+    """What belongs together: a picture, or the left and right view of one."""
 
     sources: list[Path]
+
+
+@dataclass(frozen=True)
+class Restoration(Job):
+    """Pictures, and the file that is made of them."""
+
     result: Path
     kind: Format
 
@@ -50,12 +60,39 @@ class Outcome:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Made(Generic[JobT]):
+    """What a network has made of a job, whose first picture is ``source``."""
+
+    job: JobT
+    result: Any
+    source: Picture
+
+
+class PictureWorker(Protocol):
+    """A network that pictures are given to, several of one size at once."""
+
+    @property
+    def batch(self) -> int:
+        """How many images :attr:`run` gets at most."""
+        ...
+
+    def prepare(self, views: Sequence[Picture]) -> np.ndarray:
+        """Return what the network takes of a job's pictures; threads call it."""
+        ...
+
+    @property
+    def run(self) -> Callable[[np.ndarray, Progress], Iterable[Any]]:
+        """Return what makes a result each of a batch of what :meth:`prepare` gave."""
+        ...
+
+
 # --- which files, to where --------------------------------------------------------------------------
 
 
 def plan(
     inputs: Sequence[str], output: Path, kind: Format | None = None, right: Path | None = None
-) -> list[Job]:
+) -> list[Restoration]:
     """Return what is to be done, in order of the files' names.
 
     Args:
@@ -69,10 +106,7 @@ def plan(
         ValueError: there is nothing to restore, an input or a right view is missing, or a result would
             replace an input or another result.
     """
-    found = list(chain.from_iterable(_files(given, output) for given in inputs))
-    found = list({path.resolve(): (path, name) for path, name in found}.values())
-    if not found:
-        raise PlanError(f"{' '.join(inputs)}: no image to restore ({' '.join(IMAGE_SUFFIXES)})")
+    found = _found(inputs, output)
     to_file = output.suffix.lower() in FORMATS and not output.is_dir()
     if to_file and (len(found) > 1 or any(Path(given).is_dir() for given in inputs)):
         raise PlanError(f"{output}: one file for {len(found)} image(s) of a folder; name a folder")
@@ -82,7 +116,7 @@ def plan(
         raise PlanError(f"{output}: is a file, not a folder for results")
     kind = kind or (FORMATS[output.suffix.lower()] if to_file else "png")
     jobs = [
-        Job(
+        Restoration(
             [path, *([] if right is None else [_right_view(right, path, name)])],
             output if to_file else output / name.with_suffix(f".{kind}"),
             kind,
@@ -93,21 +127,39 @@ def plan(
     return jobs
 
 
-def _files(given: str, output: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the files that an input means, and the name of each one's result."""
+def pictures(inputs: Sequence[str]) -> list[Job]:
+    """Return a job for each picture that ``inputs`` mean, as :func:`plan` reads them.
+
+    Raises:
+        ValueError: there is none, or one that is named is missing.
+    """
+    return [Job([path]) for path, _ in _found(inputs)]
+
+
+def _found(inputs: Sequence[str], output: Path | None = None) -> list[tuple[Path, Path]]:
+    """Return every file that the inputs mean, once, and the name of its result."""
+    found = chain.from_iterable(_files(given, output) for given in inputs)
+    files = list({path.resolve(): (path, name) for path, name in found}.values())
+    if not files:
+        raise PlanError(f"{' '.join(inputs)}: no image there ({' '.join(IMAGE_SUFFIXES)})")
+    return files
+
+
+def _files(given: str, output: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yield the files that an input means but those that lie in ``output``, and names of their results."""
     path = Path(given).expanduser()
-    made = results_in(output)
+    made = set() if output is None else results_in(output)
     if path.is_file():
         yield path, Path(path.name)
     elif path.is_dir():
-        if path.resolve() == output.resolve():
+        if output is not None and path.resolve() == output.resolve():
             raise PlanError(f"{output}: results would mix with the images of the input folder; name another")
-        for folder in path.rglob(RECORD_NAME):
+        for folder in path.rglob(RECORD_NAME) if output is not None else ():
             made |= results_in(folder.parent) if folder.parent != path else set()
-        output_inside = _is_below(path, output)
+        inside = output if output is not None and _is_below(path, output) else None
         for name in open_folder(str(path), "input").files:
             file = path / name
-            if file.resolve() not in made and not (output_inside and _is_below(output, file)):
+            if file.resolve() not in made and (inside is None or not _is_below(inside, file)):
                 yield file, Path(name)
     elif matching := sorted(glob(os.path.expanduser(given), recursive=True)):
         for file in map(Path, matching):
@@ -128,9 +180,9 @@ def _right_view(right: Path, left: Path, name: Path) -> Path:
     return view
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
+def _refuse_collisions(jobs: Sequence[Restoration]) -> None:
     sources = {path.resolve() for job in jobs for path in job.sources}
-    by_result: dict[Path, Job] = {}
+    by_result: dict[Path, Restoration] = {}
     for job in jobs:
         result = job.result.resolve()
         if result in sources:
@@ -169,20 +221,13 @@ class PictureRestorer:
         return to_picture(restored, source, self.color, self.run.scale)
 
 
-@dataclass(frozen=True)
-class _Read:
-    job: Job
-    picture: Picture
-    image: np.ndarray
-
-
 def restore_files(
-    jobs: Sequence[Job],
+    jobs: Sequence[Restoration],
     restorer: PictureRestorer,
     record: Record | None = None,
     *,
     overwrite: bool = False,
-    progress: Callable[[float], None] = lambda images: None,
+    progress: Progress = lambda images: None,
 ) -> Iterator[Outcome]:
     """Do all jobs, and yield what became of each, as soon as it is known.
 
@@ -194,9 +239,9 @@ def restore_files(
         restorer: what restores.
         record: of what earlier runs have finished, which is skipped; None: nothing is skipped.
         overwrite: restore again what is finished, and replace files that are no results.
-        progress: is told of every tile, as a share of an image.
+        progress: is told of every tile.
     """
-    todo: list[Job] = []
+    todo: list[Restoration] = []
     for job in jobs:
         if record is None or overwrite:
             todo.append(job)
@@ -206,37 +251,46 @@ def restore_files(
             yield Outcome(job, "failed", f"{job.result} is there, and no result of infer.py: --overwrite")
         else:
             todo.append(job)
-    with (
-        ThreadPoolExecutor(_AHEAD, "read") as readers,
-        ThreadPoolExecutor(_AHEAD, "write") as writers,
-    ):
+    with ThreadPoolExecutor(_AHEAD, "write") as writers:
         writing: deque[Future[Outcome]] = deque()
-        for read in _batches(_ahead(readers, todo, restorer, progress), restorer.batch):
-            if isinstance(read, Outcome):
-                yield read
+        for made in results_of(todo, restorer, progress):
+            if isinstance(made, Outcome):
+                yield made
                 continue
-            for part in _restored(read, restorer, progress):
-                if isinstance(part, Outcome):
-                    yield part
-                    continue
-                while len(writing) >= _AHEAD:
-                    yield writing.popleft().result()
-                writing.append(writers.submit(_write, *part, record))
+            while len(writing) >= _AHEAD:
+                yield writing.popleft().result()
+            writing.append(writers.submit(_write, made, restorer, record))
         while writing:
             yield writing.popleft().result()
 
 
+def results_of(
+    jobs: Iterable[JobT], worker: PictureWorker, progress: Progress = lambda images: None
+) -> Iterator[Made[JobT] | Outcome]:
+    """Yield what ``worker`` makes of every job, or how it failed, in order; pictures are read ahead."""
+    with ThreadPoolExecutor(_AHEAD, "read") as readers:
+        for read in _batches(_ahead(readers, jobs, worker, progress), worker.batch):
+            if isinstance(read, Outcome):
+                yield read
+            else:
+                yield from _results(read, worker, progress)
+
+
+@dataclass(frozen=True)
+class _Read(Generic[JobT]):
+    job: JobT
+    picture: Picture
+    image: np.ndarray
+
+
 def _ahead(
-    readers: ThreadPoolExecutor,
-    jobs: Iterable[Job],
-    restorer: PictureRestorer,
-    progress: Callable[[float], None],
-) -> Iterator[_Read | Outcome]:
+    readers: ThreadPoolExecutor, jobs: Iterable[JobT], worker: PictureWorker, progress: Progress
+) -> Iterator[_Read[JobT] | Outcome]:
     """Read pictures in order, a few before they are asked for."""
-    waiting, coming = deque[Future[_Read | Outcome]](), iter(jobs)
+    waiting, coming = deque[Future[_Read[JobT] | Outcome]](), iter(jobs)
     while True:
-        for job in islice(coming, max(_AHEAD, restorer.batch) - len(waiting)):
-            waiting.append(readers.submit(_read, job, restorer))
+        for job in islice(coming, max(_AHEAD, worker.batch) - len(waiting)):
+            waiting.append(readers.submit(_read, job, worker))
         if not waiting:
             return
         read = waiting.popleft().result()
@@ -245,21 +299,21 @@ def _ahead(
         yield read
 
 
-def _read(job: Job, restorer: PictureRestorer) -> _Read | Outcome:
+def _read(job: JobT, worker: PictureWorker) -> _Read[JobT] | Outcome:
     try:
         views = [read_picture(path) for path in job.sources]
-        return _Read(job, views[0], restorer.prepare(views))
+        return _Read(job, views[0], worker.prepare(views))
     except Exception as error:
         return _failed(job, error)
 
 
-def _batches(reads: Iterable[_Read | Outcome], size: int) -> Iterator[list[_Read] | Outcome]:
+def _batches(reads: Iterable[_Read[JobT] | Outcome], size: int) -> Iterator[list[_Read[JobT]] | Outcome]:
     """Join neighbours of one size and data type."""
     kinds = groupby(
         reads, key=lambda read: None if isinstance(read, Outcome) else (read.image.shape, read.image.dtype)
     )
     for _, group in kinds:
-        batch: list[_Read] = []
+        batch: list[_Read[JobT]] = []
         for read in group:
             if isinstance(read, Outcome):
                 yield read
@@ -272,28 +326,27 @@ def _batches(reads: Iterable[_Read | Outcome], size: int) -> Iterator[list[_Read
             yield batch
 
 
-def _restored(
-    batch: list[_Read], restorer: PictureRestorer, progress: Callable[[float], None]
-) -> Iterator[tuple[Job, np.ndarray, Picture, PictureRestorer] | Outcome]:
+def _results(
+    batch: list[_Read[JobT]], worker: PictureWorker, progress: Progress
+) -> Iterator[Made[JobT] | Outcome]:
     images = batch[0].image[None] if len(batch) == 1 else np.stack([read.image for read in batch])
     try:
-        restored = restorer.run(images, lambda share: progress(share * len(batch)))
+        results = worker.run(images, lambda share: progress(share * len(batch)))
     except Exception as error:
         if len(batch) == 1:
             yield _failed(batch[0].job, error)
             return
         for read in batch:
-            yield from _restored([read], restorer, progress)
+            yield from _results([read], worker, progress)
         return
-    for read, image in zip(batch, restored, strict=True):
-        yield read.job, image, read.picture, restorer
+    for read, result in zip(batch, results, strict=True):
+        yield Made(read.job, result, read.picture)
 
 
-def _write(
-    job: Job, restored: np.ndarray, source: Picture, restorer: PictureRestorer, record: Record | None
-) -> Outcome:
+def _write(made: Made[Restoration], restorer: PictureRestorer, record: Record | None) -> Outcome:
+    job = made.job
     try:
-        data = encode_picture(restorer.finish(restored, source), job.kind)
+        data = encode_picture(restorer.finish(made.result, made.source), job.kind)
         if record is not None:
             record.add(job.result, len(data), job.sources)
         write_atomically(job.result, data)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
 from ..config import Options, Problem, Train
 from ..config.facts import Facts
 from ..config.values import Expect, NonNegativeFloat, Probability, show
+from ..data.image_folder_dataset import ClassSection
+from ..data.images import grey
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from ..data.samples import TrainSet
+    from ..inference.pictures import Picture
+    from ..inference.reading import PictureReader, Reading
+
+_LIKELIEST = 5
+"""Classes that are named for a picture."""
 
 Smoothing = Annotated[
     float, Field(ge=0, lt=1), Expect("a number from 0 to less than 1", "numbers from 0 to less than 1")
@@ -108,3 +119,107 @@ class ClassificationModel(ModelKind[ClassificationOptions]):
 
     def _statistics(self, scores: torch.Tensor, label: torch.Tensor) -> dict[str, Any]:
         return {name: metric.statistic(scores, label) for name, metric in self._metrics.items()}
+
+    @override
+    @classmethod
+    def reading_notes(
+        cls, options: ClassificationOptions, train_set: TrainSet | None = None
+    ) -> Mapping[str, Any]:
+        """Return the :class:`Seeing` of the first evaluation set, with the names of the classes."""
+        data = options.datasets
+        sets = [*data.evaluation("val").values(), *data.evaluation("test").values(), data.train]
+        sections = [section for section in sets if isinstance(section, ClassSection)]
+        if not sections:
+            return {}
+        shown = sections[0]
+        return asdict(
+            Seeing(
+                resize=shown.resize,
+                size=shown.size,
+                interpolation=shown.interpolation,
+                mean=shown.mean,
+                std=shown.std,
+                grey=shown.grey,
+                classes=_class_names(sections[-1], train_set),
+            )
+        )
+
+    @override
+    @classmethod
+    def reader(cls, network: nn.Module, notes: Mapping[str, Any]) -> PictureReader:
+        if not notes:
+            raise ValueError("nothing says how its images were prepared")
+        return ClassReader(network, Seeing(**notes))
+
+
+def _class_names(section: ClassSection, train_set: TrainSet | None) -> list[str]:
+    """Return the names of the classes that a network is trained on; none if its images are not there."""
+    try:
+        opened: Any = section.eval_set(1) if train_set is None else train_set
+    except (OSError, ValueError):
+        return []
+    # A set that replaces bad samples holds the one with the names.
+    return list(getattr(getattr(opened, "dataset", opened), "classes", ()))
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """How a picture is given to a network, as the keys of a data set say, and what its classes are called.
+
+    Attributes:
+        grey: reduce colour to grey first.
+        classes: names in order; empty: not known.
+    """
+
+    resize: int
+    size: int
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    grey: bool = False
+    classes: Sequence[str] = ()
+
+
+class ClassReader:
+    """Names the likeliest classes of pictures, with their probabilities.
+
+    A row has ``label_0`` and ``probability_0`` of the likeliest class, and so on. Classes without names are
+    numbers, counted from 0.
+    """
+
+    def __init__(self, network: nn.Module, seeing: Seeing) -> None:
+        from ..data.classes import Augmentation
+
+        self._network, self._seeing = network, seeing
+        self._how = Augmentation(
+            interpolation=seeing.interpolation, mean=tuple(seeing.mean), std=tuple(seeing.std)
+        )
+
+    def prepare(self, picture: Picture) -> np.ndarray:
+        """Return the centre crop (3, size, size) as float32, normalised; transparency is not seen."""
+        from ..data.classes import centre_crop, normalised
+
+        pixels = grey(picture.pixels) if self._seeing.grey and not picture.is_grey else picture.pixels
+        crop = centre_crop(pixels, self._seeing.resize, self._seeing.size, self._how)
+        return normalised(crop, self._how).numpy()
+
+    def read(self, batch: Tensor) -> list[Reading]:
+        """Return the likeliest classes of images (N, 3, size, size)."""
+        shares = self._network(batch).double().softmax(1)
+        probabilities, numbers = shares.topk(min(_LIKELIEST, shares.shape[1]), dim=1)
+        names = self._seeing.classes if len(self._seeing.classes) == shares.shape[1] else None
+        return [
+            _reading(
+                [(str(number) if names is None else names[number], p) for number, p in zip(*row, strict=True)]
+            )
+            for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+
+def _reading(likeliest: Sequence[tuple[str, float]]) -> Reading:
+    from ..inference.reading import Reading
+
+    row: dict[str, str | float] = {}
+    for place, (name, probability) in enumerate(likeliest):
+        row |= {f"label_{place}": name, f"probability_{place}": round(probability, 6)}
+    return Reading(", ".join(f"{name} {probability:.1%}" for name, probability in likeliest), row)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data.samples import EvalSet, TrainSet
+    from ..inference.reading import PictureReader
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 Networks = Mapping[str, Callable[..., Any]]
@@ -164,6 +165,31 @@ class ModelKind(ABC, Generic[OptionsT]):
             index: of the sample in the set.
             draw: whether pictures for logs are wanted.
         """
+
+    @classmethod
+    def reading_notes(cls, options: OptionsT, train_set: TrainSet | None = None) -> Mapping[str, Any]:
+        """Return what :meth:`reader` has to know besides network and weights, such as the names of classes.
+
+        It is written into checkpoints: texts, numbers, lists and mappings of these.
+
+        Args:
+            options: of the run.
+            train_set: of the run, where it is open.
+        """
+        return {}
+
+    @classmethod
+    def reader(cls, network: nn.Module, notes: Mapping[str, Any]) -> PictureReader | None:
+        """Return what ``infer.py`` does with pictures, for kinds whose options do not restore images.
+
+        Args:
+            network: ``net_g``, in eval mode, on its device.
+            notes: see :meth:`reading_notes`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the notes do not tell enough.
+        """
+        return None
 
     def name_of(self, item: Mapping[str, Any]) -> str:
         """Return what messages call a sample of an evaluation set."""

@@ -164,14 +164,66 @@ def test_workers_outlive_sigterm_as_long_as_their_parent_wants_and_no_longer(mon
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_image_once_over_all_ranks(pairs, world, workers):
     dataset = build_eval_dataset(PairedKeys(type="PairedImageDataset", dataroot_gt=str(pairs / "GT")), 4)
+    dataset.num_workers = workers
     seen = []
     for rank in range(world):
-        for item in build_eval_loader(dataset, rank, world, workers):
+        for item in build_eval_loader(dataset, rank, world):
             assert torch.equal(item["gt"][0], dataset[item["index"]]["gt"])
             assert item["lq"].shape[0] == 1
             assert item["name"] == str(item["index"])
             seen.append(item["index"])
     assert sorted(seen) == list(range(7))
+
+
+class Items:
+    """Items to evaluate, made by two processes; 3 cannot be made, or kills its process."""
+
+    num_workers = 2
+
+    def __init__(self, deadly):
+        self._deadly = deadly
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 3 and self._deadly:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 3:
+            raise SampleError("image 3, 3.png:\nis broken")
+        os.kill(os.getpid(), signal.SIGTERM)  # as job schedulers do, to all processes
+        return {"process": os.getpid(), "index": index}
+
+
+@pytest.mark.parametrize(
+    ("deadly", "message"),
+    [(False, r"^image 3, 3\.png: is broken$"), (True, "item 3: the loader process died; DataLoader worker")],
+)
+def test_processes_that_make_items_outlive_sigterm_and_name_what_they_cannot_make(deadly, message):
+    made = []
+    with pytest.raises(SampleError, match=message):
+        made.extend(item["process"] for item in build_eval_loader(Items(deadly)))
+    assert os.getpid() not in made
+    # One that has died is noticed as soon as it is, whatever else is ready.
+    assert deadly or len(made) == 3
+    assert not {child.pid for child in multiprocessing.active_children()} & set(made)
+
+
+def test_closing_an_evaluation_ends_its_processes():
+    items = iter(build_eval_loader(Items(deadly=False)))
+    process = next(items)["process"]
+    assert process in {child.pid for child in multiprocessing.active_children()}
+    items.close()
+    assert process not in {child.pid for child in multiprocessing.active_children()}
+
+
+def test_no_more_processes_than_items_are_started():
+    before = len(multiprocessing.active_children())
+    items = iter(build_eval_loader(Items(deadly=False), rank=7, world_size=8))
+    assert next(items)["index"] == 7
+    assert len(multiprocessing.active_children()) == before + 1
+    items.close()
 
 
 def test_the_prefetcher_passes_batches_through_and_counts_waiting():

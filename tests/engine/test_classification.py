@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from basicsr_ext.data.images import write_image
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.sampling import SampleRequest, sample_rng
 from basicsr_ext.engine.checkpoint import Checkpointer
-from basicsr_ext.inference.description import UnknownNetworkError, describe
+from basicsr_ext.engine.signals import StoppedError
 from basicsr_ext.metrics.topk_metric import TopKAccuracy
+from basicsr_ext.models.classification_model import ClassificationModel
 
 AUGMENTED = {
     "rand_augment": {"num_ops": 2, "magnitude": 9},
@@ -65,6 +68,7 @@ def options(folder, run, **changes):
                 "resize": 28,
                 "size": 24,
                 "batch_size": 4,
+                "num_worker_per_gpu": 0,
             },
         },
         "network_g": {
@@ -220,10 +224,45 @@ def test_images_in_order_of_their_names_make_classes_in_order_of_theirs(folder):
     ]  # fmt: skip
 
 
-def test_weights_that_restore_nothing_are_refused_by_infer_in_words(folder, tmp_path):
-    train(load_options(options(folder, tmp_path / "run")))
-    weights = tmp_path / "run/models/net_g_latest.pth"
-    with pytest.raises(
-        UnknownNetworkError, match="model_type: ClassificationModel, which restores no images"
-    ):
-        describe(weights)
+def test_scores_do_not_depend_on_the_number_of_processes(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def record(self, networks, item, dataset, index, draw):
+        seen[-1].append((index, item))
+        return evaluate(self, networks, item, dataset, index, draw)
+
+    evaluate = ClassificationModel.evaluate
+    monkeypatch.setattr(ClassificationModel, "evaluate", record)
+    scores = []
+    for workers in (0, 2):
+        seen.append([])
+        written = options(folder, tmp_path / f"run{workers}")
+        written["datasets"]["val"] |= {"num_worker_per_gpu": workers, "batch_size": 2}
+        scores.append(train(load_options(written)).best)
+    assert len(seen[0]) == 6
+    assert same_bits(*seen)
+    assert same_bits(*scores)
+
+
+def test_a_signal_between_images_ends_the_processes_that_make_them(folder, tmp_path, monkeypatch):
+    written = options(folder, tmp_path / "run")
+    written["datasets"]["val"] |= {"num_worker_per_gpu": 2, "batch_size": 1}
+    evaluate, evaluated = ClassificationModel.evaluate, []
+
+    def stop_at_the_third(self, networks, item, dataset, index, draw):
+        evaluated.append(len(multiprocessing.active_children()))
+        if len(evaluated) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, networks, item, dataset, index, draw)
+
+    monkeypatch.setattr(ClassificationModel, "evaluate", stop_at_the_third)
+    with pytest.raises(StoppedError, match="before its validation was complete"):
+        train(load_options(written))
+    assert evaluated == [2, 2, 2]
+    assert multiprocessing.active_children() == []
+    monkeypatch.setattr(ClassificationModel, "evaluate", evaluate)
+    train(load_options(written), auto_resume=True)
+    train(load_options(options(folder, tmp_path / "whole")))
+    stopped, whole = (Checkpointer(tmp_path / name).load(8) for name in ("run", "whole"))
+    assert same_bits(stopped.networks, whole.networks)
+    assert stopped.state["best"] == whole.state["best"]

@@ -1,6 +1,5 @@
 """``infer.py`` restores files with our checkpoints and with published weights."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -25,22 +24,6 @@ from basicsr_ext.registry import NETWORKS
 TINY = tiny_options(Path())["network_g"]
 SEES_NOTHING = {"type": "Restormer", "dim": 8, "num_blocks": [1] * 4, "heads": [1, 1, 1, 1]}
 SEES_NOTHING |= {"num_refinement_blocks": 1}
-
-
-@pytest.fixture
-def infer(monkeypatch, capsys):
-    """Return a function that runs the command in this process: its exit code, output and messages."""
-    spec = importlib.util.spec_from_file_location("infer", ROOT / "infer.py")
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["infer.py", "--device", "cpu", *map(str, arguments)])
-        capsys.readouterr()
-        code = command.main()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def zeroed(network):
