@@ -14,6 +14,14 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for what can be made again, ``~/.cache/basicsr_ext/<name>``.
+
+    Where the environment variable ``XDG_CACHE_HOME`` is set, it takes the place of ``~/.cache``.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "basicsr_ext", name)
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
     """Write ``data`` to ``path``: other processes see the old file or the new one, never a part of it.
 

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,21 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What became of one top-level module; each a number of tensors and one of values in them.
+
+    Attributes:
+        taken: loaded into the network.
+        initialised: of the network, and as they were before.
+        left: in the checkpoint, and not used.
+    """
+
+    taken: tuple[int, int] = (0, 0)
+    initialised: tuple[int, int] = (0, 0)
+    left: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
 class LoadReport:
     """What became of each tensor; all entries are state-dict keys.
 
@@ -50,6 +65,7 @@ class LoadReport:
         mismatched: in both with different shapes: (key, shape in the checkpoint, shape in the network).
         entry: of the checkpoint that was read, such as ``params_ema``; empty where it holds bare weights.
         other_entries: of the checkpoint that hold weights, too.
+        parts: the same by top-level module, in the network's order.
     """
 
     taken: tuple[str, ...] = ()
@@ -59,6 +75,21 @@ class LoadReport:
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     entry: str = ""
     other_entries: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """Return a row a top-level module: tensors, and in parentheses values, that came from where."""
+        rows = [("module", "taken from the file", "initialised", "left in the file")]
+        rows += [
+            (name, *(f"{n:,} ({values:,})" if n else "-" for n, values in (p.taken, p.initialised, p.left)))
+            for name, p in self.parts.items()
+        ]
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = (
+            (name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True)))
+            for name, *cells in rows
+        )
+        return "\n".join("  ".join(line) for line in lines)
 
     def __str__(self) -> str:
         """Give one line of counts, and one for each part that was left."""
@@ -90,6 +121,7 @@ def load_weights(
     strict: bool = True,
     param_key: str | None = None,
     tasks: Sequence[str] | None = None,
+    new_tasks: bool = False,
 ) -> LoadReport:
     """Copy weights into ``net`` and report what was taken and what was left.
 
@@ -109,10 +141,12 @@ def load_weights(
             default: averaged weights where there are any. ``params`` also means what lies in no entry.
         tasks: of a network with tasks, take only these tasks' parts (and the body); the other tasks' parts
             keep their values.
+        new_tasks: of a network with tasks, those that ``source`` does not know keep their values, even if
+            ``strict``: it is to be trained on them.
 
     Raises:
         WeightsFileError: the file cannot be read as weights.
-        WeightsError: ``strict``, and something does not fit; every such key is listed.
+        WeightsError: nothing fits; or ``strict``, and something does not fit: every such key is listed.
         ValueError: ``param_key`` or one of ``tasks`` is unknown.
     """
     net = _bare(net)
@@ -122,12 +156,15 @@ def load_weights(
     is_derived = _derived_test(net)
 
     entry = _entry(content, param_key, where)
-    state, beside = _strip_prefixes(_unwrap(content, entry, where), own)
+    stored = _unwrap(content, entry, where)
+    state, beside = _strip_prefixes(stored, own)
     state = {key: value for key, value in state.items() if not is_derived(key)}
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(net, "adapt_weights", None)
     if adapt is not None:
         state = adapt(state)
+    stored |= state
     foreign = _foreign_parts(net, state, tasks, where)
+    unknown = _unknown_tasks(net, state) if new_tasks else ()
     left = [key for key in state if foreign(key)]
     state = {key: value for key, value in state.items() if not foreign(key)}
 
@@ -150,8 +187,15 @@ def load_weights(
             key for key in _WRAPPERS if key != entry and isinstance(content.get(key), Mapping)
         ),
     )
+    report = replace(report, parts=_by_module(report, own, stored))
+    if not fitting:
+        found, expected = (", ".join(list(keys)[:3]) for keys in (stored, own))
+        message = f"none of its {len(stored)} tensors ({found}, …) fits {type(net).__name__} ({expected}, …)"
+        raise WeightsError(f"{where}: {message}", report)
     # Only a caller who names tasks can make own parts foreign; those are meant to keep their values.
-    demanded = replace(report, missing=tuple(key for key in missing if not foreign(key)))
+    demanded = replace(
+        report, missing=tuple(key for key in missing if not foreign(key) and key not in unknown)
+    )
     if strict and (problems := demanded.problems()):
         raise WeightsError("\n  ".join([f"{where}: does not fit {type(net).__name__}", *problems]), report)
     net.load_state_dict(fitting, strict=False)
@@ -277,6 +321,34 @@ def _derived_test(net: nn.Module) -> Callable[[str], bool]:
     """Return a test for keys that follow from the configuration: the network's own pattern, and Swin's."""
     patterns = [_DERIVED, *(p for p in [getattr(net, "derived_keys", None)] if isinstance(p, re.Pattern))]
     return lambda key: any(pattern.search(key) for pattern in patterns)
+
+
+def _by_module(
+    report: LoadReport, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+) -> dict[str, Part]:
+    mismatched = [key for key, _, _ in report.mismatched]
+    columns = {
+        "taken": (report.taken, own),
+        "initialised": ([*report.missing, *mismatched], own),
+        "left": ([*report.left, *report.unexpected, *mismatched], stored),
+    }
+    parts = {key.partition(".")[0]: Part() for key in own}
+    for column, (keys, weights) in columns.items():
+        for key in keys:
+            module = key.partition(".")[0]
+            part = parts.get(module, Part())
+            tensors, values = getattr(part, column)
+            parts[module] = replace(part, **{column: (tensors + 1, values + weights[key].numel())})
+    return {module: part for module, part in parts.items() if part != Part()}
+
+
+def _unknown_tasks(net: nn.Module, state: Iterable[str]) -> set[str]:
+    """Return the keys of a network's tasks of which a checkpoint has nothing."""
+    task_of: Callable[[str], str | None] | None = getattr(net, "task_of", None)
+    if task_of is None:
+        return set()
+    known = {None, *map(task_of, state)}
+    return {key for key in net.state_dict() if task_of(key) not in known}
 
 
 def _foreign_parts(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,9 @@ from .published_sets import where_from
 LOG = logging.getLogger("basicsr_ext")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+_INSTANT = 2 * 10**9
+"""Nanoseconds within which two changes may have one time stamp; FAT's are the coarsest."""
 
 _PREPARED = (
     "'python scripts/download_data.py' fetches published sets; datasets/README.md shows the layout of all"
@@ -113,34 +118,78 @@ def run_folder(experiments_root: str | None, name: str) -> Path:
     return Path(experiments_root or "experiments").expanduser() / name
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What a walk has to know of a folder to pass it by later.
+
+    Attributes:
+        changed: when entries were last added, removed or renamed, in nanoseconds; -1 where that was so
+            recently that a later change could have the same time.
+        folders: those in it, with ``/``, from where the walk began.
+        links: links to folders.
+    """
+
+    changed: int
+    folders: tuple[str, ...]
+    links: tuple[str, ...]
+
+
 def image_files(folder: str) -> Iterator[str]:
     """Yield the paths in ``folder``, with ``/``, of all image files at any depth but hidden ones.
 
     Links are followed, as data sets are often put together from links to folders elsewhere, but each folder
     is read once, by its own name where it has one in ``folder``. A line in the log tells what is left out.
     """
+    for _, _, files in walk_images(folder, {}):
+        yield from files or ()
+
+
+def walk_images(folder: str, known: Mapping[str, Listed]) -> Iterator[tuple[str, Listed, list[str] | None]]:
+    """Yield every folder that :func:`image_files` reads, and its image files; only changed ones are read.
+
+    Args:
+        folder: where to begin.
+        known: what an earlier walk has yielded.
+
+    Yields:
+        The folder's path in ``folder``, what to know of it, and its files, sorted; None if they are as the
+        earlier walk found them.
+    """
     seen: set[tuple[int, int]] = set()
     own, linked = [""], []
     while own or linked:
         place = (own or linked).pop()
         path = os.path.join(folder, place)
+        files = None
         try:
             status = os.stat(path)
-            entries = [] if (status.st_dev, status.st_ino) in seen else sorted(os.scandir(path), key=_name)
+            if (status.st_dev, status.st_ino) in seen:
+                LOG.warning("%s is left out: it leads to a folder that has been read already", path)
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            listed = known.get(place)
+            if listed is None or listed.changed != status.st_mtime_ns:
+                listed, files = _list_folder(path, place, status.st_mtime_ns)
         except OSError as error:
             LOG.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
             continue
-        if (status.st_dev, status.st_ino) in seen:
-            LOG.warning("%s is left out: it leads to a folder that has been read already", path)
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            inside = f"{place}/{entry.name}" if place else entry.name
-            if _is_folder(entry):
-                (linked if entry.is_symlink() else own).append(inside)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                yield inside
+        own += listed.folders
+        linked += listed.links
+        yield place, listed, files
+
+
+def _list_folder(path: str, place: str, changed: int) -> tuple[Listed, list[str]]:
+    settled = changed < time.time_ns() - _INSTANT
+    folders, links, files = [], [], []
+    for entry in sorted(os.scandir(path), key=_name):
+        if entry.name.startswith("."):
+            continue
+        inside = f"{place}/{entry.name}" if place else entry.name
+        if _is_folder(entry):
+            (links if entry.is_symlink() else folders).append(inside)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            files.append(inside)
+    return Listed(changed if settled else -1, tuple(folders), tuple(links)), files
 
 
 def _name(entry: os.DirEntry[str]) -> str:
@@ -190,4 +239,13 @@ def _similar(full: str) -> str | None:
 
 
 def _holds_image(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:
+        # One folder of a million images is not read to its end for this.
+        if any(_is_image(entry) for entry in entries):
+            return True
     return any(True for _ in image_files(folder))
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".") and not _is_folder(entry)

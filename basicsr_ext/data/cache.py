@@ -63,6 +63,10 @@ class CachedSource(StoredSource):
         return self.store.size(index)
 
     @override
+    def recorded_sizes(self) -> np.ndarray:
+        return self.store.recorded_sizes()
+
+    @override
     def path(self, index: int) -> str:
         return self.original.path(index)
 

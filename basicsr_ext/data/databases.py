@@ -84,6 +84,10 @@ class LmdbSource(StoredSource):
         return self.sizes[index]
 
     @override
+    def recorded_sizes(self) -> np.ndarray:
+        return np.array(self.sizes, np.int32)
+
+    @override
     def path(self, index: int) -> str:
         return f"{self.folder}/{self.keys[index]}"
 

@@ -166,7 +166,7 @@ def check_sizes(
     key: str = "datasets.train",
     on_small: Literal["pad", "stop", "skip"] = "stop",
 ) -> list[Problem]:
-    """Find images that would fail in a run, from their headers alone.
+    """Find images that would fail in a run, from their sizes alone; only doubtful files are opened.
 
     Unreadable ones; ones smaller than the largest patch or than one low-quality pixel; and
     low-quality images whose size does not fit the ground truth's: for training it must be that divided
@@ -183,8 +183,10 @@ def check_sizes(
     if not isinstance(dataset, TrainPairs | EvalPairs):
         return []
     pairs, scale, training = dataset.pairs, dataset.pairs.scale, isinstance(dataset, TrainPairs)
-    broken, small, usable, odd = [], [], [], []
-    for index in range(len(dataset)):
+    broken, small, odd = [], [], []
+    doubtful, mirrored = _sift(pairs, largest_gt_size, training, on_small)
+    usable = [f"{Path(pairs.gt.path(i)).name} ({h}x{w})" for i, h, w in mirrored] if pairs.gt else []
+    for index in doubtful:
         try:
             stored = pairs.lq.sizes(index)
             if pairs.gt is None:
@@ -220,7 +222,7 @@ def check_sizes(
             small,
             "smaller than the largest patch" if training else "smaller than the scale",
             f"at least {least}",
-            "use smaller patches, on_small_image: pad or skip, or remove these images"
+            "use smaller patches, on_small_image: pad or skip, min_size, or remove these images"
             if training
             else "remove these images",
         ),
@@ -236,6 +238,26 @@ def check_sizes(
         for images, what, expected, fix in findings
         if images
     ]
+
+
+def _sift(
+    pairs: ImagePairs, largest_gt_size: int, training: bool, on_small: str
+) -> tuple[list[int], list[list[int]]]:
+    """Return what has to be looked into, and (index, height, width) of small images that stop nothing."""
+    sides = pairs.lq.recorded_sizes()
+    unknown = np.zeros(len(pairs.names), bool)
+    for sizes in sides if pairs.gt is None else [pairs.gt.recorded_sizes(), *sides]:
+        unknown |= (sizes < 1).any(axis=1)
+    if pairs.gt is None:
+        return np.flatnonzero(unknown).tolist(), []
+    whole = pairs.gt.recorded_sizes()
+    least = whole // pairs.scale
+    small = least.min(axis=1) * pairs.scale < largest_gt_size
+    doubtful = unknown | (small if on_small == "stop" else least.min(axis=1) < 1)
+    for sizes in sides:
+        doubtful |= ~((sizes == least) if training else (sizes <= least)).all(axis=1)
+    usable = np.flatnonzero(small & ~doubtful)
+    return np.flatnonzero(doubtful).tolist(), np.column_stack([usable, whole[usable]]).tolist()
 
 
 def _count(images: list[str]) -> str:

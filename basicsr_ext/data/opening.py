@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from .databases import LmdbSource, open_lmdb
-from .sources import StoredSource, first_few, open_folder
+from .folder_index import open_indexed_folder
+from .images import ImageError
+from .sources import FileSource, StoredSource, first_few, require_unique
 from .store import open_store
+
+LOG = logging.getLogger("basicsr_ext")
 
 
 def open_source(root: str, key: str) -> StoredSource:
@@ -24,16 +33,19 @@ def open_source(root: str, key: str) -> StoredSource:
     if not os.path.isdir(folder):
         raise ValueError(f"{key}: {root} is not a folder")
     kind = os.path.splitext(folder.rstrip("/"))[1]
-    source = {".lmdb": open_lmdb, ".store": open_store}.get(kind, open_folder)(folder, key)
-    seen: set[str] = set()
-    doubled = [name for name in source.names if name in seen or seen.add(name)]
-    if doubled:
-        raise ValueError(f"{key}: {root} holds several images called {first_few(doubled)}")
+    open_database = {".lmdb": open_lmdb, ".store": open_store}.get(kind)
+    if open_database is None:
+        return open_indexed_folder(folder, key)
+    source = open_database(folder, key)
+    require_unique(source.names, root, key)
     return source
 
 
 def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     """Return the images that a meta-info file lists: names in the first column, relative to the source.
+
+    Where ``(height,width,channels)`` follows, image files need not be opened for their sizes. A few are, and
+    if one has another size than the list says, the list's sizes are not used.
 
     Raises:
         ValueError: the file is missing or empty, or lists an image that does not exist.
@@ -43,14 +55,40 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{key}: {meta_info} cannot be read ({reason})") from error
-    wanted = [os.path.splitext(line.split()[0])[0] for line in lines if line.strip()]
-    if not wanted:
+    columns = [line.split(None, 1) for line in lines if line.strip()]
+    if not columns:
         raise ValueError(f"{key}: {meta_info} lists no image")
+    wanted = [os.path.splitext(name)[0] for name, *_ in columns]
     position = {name: index for index, name in enumerate(source.names)}
     missing = [name for name in wanted if name not in position]
     if missing:
         raise ValueError(f"{key}: {meta_info} lists images that {source.folder} lacks: {first_few(missing)}")
-    return source.take([position[name] for name in wanted])
+    chosen = source.take([position[name] for name in wanted])
+    if isinstance(chosen, FileSource):
+        shapes = [_SHAPE.match(rest[0]) if rest else None for _, *rest in columns]
+        sizes = [(int(shape[1]), int(shape[2])) if shape else (0, 0) for shape in shapes]
+        return _with_listed_sizes(chosen, np.array(sizes, np.int32), meta_info)
+    return chosen
+
+
+_SHAPE = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*\d+\s*\)", re.ASCII)
+_LOOKED_AT = 16
+
+
+def _with_listed_sizes(source: FileSource, sizes: np.ndarray, meta_info: str) -> FileSource:
+    """Return a source with the sizes that a list tells of, unless files say something else."""
+    told = np.flatnonzero((sizes > 0).all(axis=1))
+    for index in told[:: -(-len(told) // _LOOKED_AT) or 1].tolist():
+        try:
+            size = source.size(index)
+        except ImageError:
+            continue  # whoever needs the image says so
+        if size != (listed := tuple(sizes[index].tolist())):
+            words = "%s: %s has %dx%d pixels, not %dx%d; its sizes are not used, and files are opened"
+            LOG.warning(words, meta_info, source.path(index), *size, *listed)
+            return source
+    recorded = source.recorded_sizes()
+    return replace(source, sizes=np.where(sizes > 0, sizes, recorded))
 
 
 def match(

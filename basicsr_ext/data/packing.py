@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..files import make_folder, remove_leftovers, sync_folder
 from .databases import close_environments, environment
+from .exclusion import exclusive
 from .images import ImageError
 from .sources import StoredSource, first_few
 from .store import (
@@ -37,11 +37,6 @@ from .store import (
     write_listing,
 )
 
-try:
-    import fcntl
-except ImportError as error:  # pragma: no cover
-    raise ImportError("packing images needs a POSIX system, such as Linux or macOS") from error
-
 LOG = logging.getLogger("basicsr_ext")
 
 T = TypeVar("T")
@@ -50,8 +45,6 @@ R = TypeVar("R")
 _FIRST_MAP_SIZE = 2**24
 _BATCH_BYTES, _BATCH_SECONDS = 2**26, 1.0
 _IMAGES_A_THREAD = 2
-_ASKED_EVERY, _TOLD_EVERY = 0.5, 60.0
-"""Seconds, while another process packs the store."""
 
 
 class PackingError(ValueError):
@@ -111,7 +104,7 @@ def pack(
     names = _suitable_names(source)
     try:
         make_folder(Path(folder))
-        with _exclusive(folder):
+        with exclusive(Path(folder, ".lock"), f"pack {folder}"):
             remove_leftovers(Path(folder))
             layout = _ensure_layout(folder, layout)
             if not again and Path(folder, LISTING).exists():
@@ -157,32 +150,6 @@ def _suitable_names(source: StoredSource) -> list[bytes]:
     if unsuitable:
         raise PackingError(f"names that are too long, or have line breaks: {first_few(unsuitable)}")
     return names
-
-
-@contextmanager
-def _exclusive(folder: str) -> Iterator[None]:
-    """Hold the lock of a store against all other processes; the system lifts it when its holder dies."""
-    descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        started, told = time.monotonic(), -_TOLD_EVERY
-        while not _lock(descriptor):
-            waited = time.monotonic() - started
-            if waited - told >= _TOLD_EVERY:
-                told = waited
-                LOG.info("Waiting for another process to pack %s (%.0f min)", folder, waited / 60)
-            time.sleep(_ASKED_EVERY)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock of a store unless another process has it; say whether it is ours."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _ensure_layout(folder: str, layout: Layout) -> Layout:

@@ -65,6 +65,10 @@ class LowQuality(ABC):
         """Return (path, height, width) of every stored image that belongs to ``index``."""
         return ()
 
+    def recorded_sizes(self) -> Sequence[np.ndarray]:
+        """Return :meth:`.ImageSource.recorded_sizes` of every stored image that belongs to a pair."""
+        return ()
+
 
 @dataclass(frozen=True)
 class StoredLQ(LowQuality):
@@ -100,6 +104,10 @@ class StoredLQ(LowQuality):
     @override
     def sizes(self, index: int) -> Sequence[tuple[str, int, int]]:
         return [(view.path(index), *view.size(index)) for view in self.views]
+
+    @override
+    def recorded_sizes(self) -> Sequence[np.ndarray]:
+        return [view.recorded_sizes() for view in self.views]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class SampleImages(ImageSection, Degradable):
 
     @override
     def pairs(self, scale: int) -> ImagePairs:
-        files = InMemorySource(sample_files(SPLITS[self.split]))
+        files = InMemorySource(self.chosen(sample_files(SPLITS[self.split])))
         return degraded_pairs(files, self.degradation, scale, self.conversion)
 
 

@@ -6,8 +6,10 @@ A data set type is one file: a section registered in :data:`~basicsr_ext.registr
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
@@ -17,6 +19,7 @@ from ..config.sections import metadata_of
 from ..config.values import Expect, FiniteFloat, NonNegativeInt, PositiveInt
 from .cache import cached
 from .databases import LmdbSource
+from .folder_index import measured
 from .opening import match, open_source, select
 from .pairs import ImagePairs
 from .sampling import Purpose, sample_rng
@@ -25,6 +28,8 @@ from .transforms import Color, Conversion
 
 if TYPE_CHECKING:
     from .samples import EvalSet, TrainSet
+
+LOG = logging.getLogger("basicsr_ext")
 
 FileNameTemplate = Annotated[
     str, Field(pattern=r"\{\}"), Expect("a file name with {} in it", "file names with {} in them")
@@ -120,6 +125,10 @@ class ImageSection(DatasetSection):
         default=None, description="Text file: one GT name (and shape) a line."
     )
     meta_info: MetaInfoFile | None = Field(default=None, description="Same as meta_info_file.")
+    min_size: PositiveInt | None = Field(
+        default=None,
+        description="Leave out GT images with a side shorter than this, before range and subset choose.",
+    )
     range: Annotated[list[NonNegativeInt], Expect("two whole numbers, [first, end]", "pairs")] | None = Field(
         default=None,
         min_length=2,
@@ -210,14 +219,31 @@ class ImageSection(DatasetSection):
         listed = self.meta_info_file or self.meta_info
         if listed:
             source = select(source, listed, "meta_info_file")
-        return cached(self._chosen(source), self.cache)
+        return measured(cached(self.chosen(source), self.cache))
 
-    def _chosen(self, source: StoredSource) -> StoredSource:
-        """Return the images that ``range`` and ``subset`` leave.
+    def chosen(self, source: StoredSource) -> StoredSource:
+        """Return the images that ``min_size``, ``range`` and ``subset`` leave.
 
         Raises:
             ValueError: there are fewer than they ask for.
         """
+        if self.min_size is not None:
+            source = measured(source)
+            shorter = source.recorded_sizes().min(axis=1)
+            # What cannot be read is not small: whoever checks the set says so.
+            large = np.flatnonzero((shorter >= self.min_size) | (shorter < 1))
+            LOG.info(
+                "%d of %d images of %s are left out by min_size: %d",
+                len(source) - len(large),
+                len(source),
+                source.folder,
+                self.min_size,
+            )
+            if not len(large):
+                raise ValueError(
+                    f"min_size: all {len(source)} images are smaller than {self.min_size} pixels"
+                )
+            source = source.take(large.tolist())
         if self.range is not None:
             first, end = self.range
             if not first < end <= len(source):
@@ -237,7 +263,6 @@ class ImageSection(DatasetSection):
             ValueError: nothing there, images without partner, or no place for the cache.
         """
         # A meta-info file chooses from the ground truth; what it leaves out has partners all the same.
-        chosen = bool(self.meta_info_file or self.meta_info or self.range or self.subset)
-        return cached(
-            match(gt, open_source(root, key), self.filename_tmpl, key, allow_extra=chosen), self.cache
-        )
+        chosen = bool(self.meta_info_file or self.meta_info or self.min_size or self.range or self.subset)
+        lq = match(gt, open_source(root, key), self.filename_tmpl, key, allow_extra=chosen)
+        return measured(cached(lq, self.cache))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .pairs import ImagePairs
 from .samples import TrainSample, TrainSet, sample_maker
 from .sampling import SampleRequest
 
@@ -20,6 +21,14 @@ class SourceSets:
         self._sources = dict(sources)
         self._makers = {name: sample_maker(source) for name, source in sources.items()}
         self.sizes = {name: len(source) for name, source in sources.items()}
+
+    @property
+    def pairs(self) -> ImagePairs | None:
+        """The pairs of the first source, where all sources make theirs of the same ground truth."""
+        all_pairs = [getattr(source, "pairs", None) for source in self._sources.values()]
+        first = all_pairs[0]
+        shared = first is not None and all(pairs is not None and pairs.gt is first.gt for pairs in all_pairs)
+        return first if shared else None
 
     def __len__(self) -> int:
         return sum(self.sizes.values())

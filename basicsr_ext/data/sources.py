@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ..config.paths import IMAGE_SUFFIXES, image_files
 from .images import image_size, read_image
+from .names import Names, Stems
 
 _LISTED = 5
 
@@ -51,6 +52,13 @@ class ImageSource(ABC):
     def path(self, index: int) -> str:
         """Return what messages call the image."""
 
+    def recorded_sizes(self) -> np.ndarray:
+        """Return what :meth:`size` gives, (N, 2) int32, as far as it is at hand; below 1 elsewhere.
+
+        Unlike :meth:`size` it may be out of date: that of a file which has been overwritten since.
+        """
+        return np.zeros((len(self), 2), np.int32)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -75,15 +83,30 @@ class StoredSource(ImageSource):
 
 @dataclass(frozen=True)
 class FileSource(StoredSource):
-    """Image files below a folder."""
+    """Image files below a folder.
+
+    Args:
+        folder: the folder.
+        files: their paths in it, with ``/``.
+        sizes: what :meth:`recorded_sizes` returns, if anything is known.
+    """
 
     folder: str
-    files: tuple[str, ...]
+    files: Sequence[str]
+    sizes: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     @override
     def names(self) -> Sequence[str]:
-        return tuple(os.path.splitext(file)[0] for file in self.files)
+        return Stems(self.files)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @override
+    def recorded_sizes(self) -> np.ndarray:
+        return super().recorded_sizes() if self.sizes is None else self.sizes
 
     @override
     def read(self, index: int) -> np.ndarray:
@@ -103,7 +126,8 @@ class FileSource(StoredSource):
 
     @override
     def take(self, indices: Sequence[int]) -> FileSource:
-        return FileSource(self.folder, tuple(self.files[index] for index in indices))
+        sizes = None if self.sizes is None else self.sizes[np.asarray(indices, np.int64)]
+        return FileSource(self.folder, Names.of(self.files[index] for index in indices), sizes)
 
 
 @dataclass(frozen=True)
@@ -116,8 +140,16 @@ class _Wrapper(ImageSource):
         return self.source.names
 
     @override
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @override
     def size(self, index: int) -> tuple[int, int]:
         return self.source.size(index)
+
+    @override
+    def recorded_sizes(self) -> np.ndarray:
+        return self.source.recorded_sizes()
 
     @override
     def path(self, index: int) -> str:
@@ -241,6 +273,20 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def require_unique(names: Iterable[str], folder: str, key: str) -> None:
+    """Raise ValueError if images share a name.
+
+    Args:
+        names: of the images.
+        folder: that holds them.
+        key: the option that named it, for messages (``dataroot_gt``).
+    """
+    seen: set[str] = set()
+    doubled = [name for name in names if name in seen or seen.add(name)]
+    if doubled:
+        raise ValueError(f"{key}: {folder} holds several images called {first_few(doubled)}")
+
+
 def open_folder(folder: str, key: str) -> FileSource:
     """Open a folder of image files, as :func:`~basicsr_ext.config.paths.image_files` finds them.
 
@@ -251,10 +297,15 @@ def open_folder(folder: str, key: str) -> FileSource:
     Raises:
         ValueError: there are none.
     """
-    files = sorted(image_files(folder))
-    if not files:
+    return from_files(folder, image_files(folder), key)
+
+
+def from_files(folder: str, files: Iterable[str], key: str) -> FileSource:
+    """Return the image files of a folder in order of their names; raise ValueError if there are none."""
+    ordered = sorted(files)
+    if not ordered:
         raise ValueError(f"{key}: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    return FileSource(folder, tuple(files))
+    return FileSource(folder, Names.of(ordered))
 
 
 def file_version(path: str) -> str:

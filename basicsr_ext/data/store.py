@@ -39,6 +39,7 @@ from typing_extensions import override
 from ..files import write_atomically
 from .databases import environment
 from .images import ImageError
+from .names import Names
 from .sources import StoredSource, file_version, require_inside
 
 FORMAT = 2
@@ -133,31 +134,26 @@ class Header(NamedTuple):
 class StoreSource(StoredSource):
     """The images of a store.
 
-    Names lie in one piece of memory and sizes in another: a tuple of strings would be copied to every
-    loader process as their reference counts change.
-
     Args:
         folder: of the store.
         layout: of its images.
-        text: the names, one after the other, in UTF-8.
-        ends: where each name ends in ``text``.
+        images: their names.
         shapes: (N, 4): height, width, channels, bytes a value.
     """
 
     folder: str
     layout: Layout
-    text: bytes
-    ends: np.ndarray
+    images: Names
     shapes: np.ndarray
 
     @property
     @override
     def names(self) -> Sequence[str]:
-        return tuple(self._name(index).decode() for index in range(len(self)))
+        return self.images
 
     @override
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.images)
 
     @property
     @override
@@ -170,17 +166,21 @@ class StoreSource(StoredSource):
         return height, width
 
     @override
+    def recorded_sizes(self) -> np.ndarray:
+        return self.shapes[:, :2]
+
+    @override
     def path(self, index: int) -> str:
-        return f"{self.folder}/{self._name(index).decode()}"
+        return f"{self.folder}/{self.images[index]}"
 
     @override
     def version(self, index: int) -> str:
-        return file_version(self._shards[self.layout.shard(self._name(index))])
+        return file_version(self._shards[self.layout.shard(self.images.raw(index))])
 
     @override
     def take(self, indices: Sequence[int]) -> StoreSource:
-        names = [self._name(index) for index in indices]
-        return _source(self.folder, self.layout, names, self.shapes[list(indices)])
+        images, shapes = self.images.take(indices), self.shapes[np.asarray(indices, np.int64)]
+        return StoreSource(self.folder, self.layout, images, shapes)
 
     @override
     def read(self, index: int) -> np.ndarray:
@@ -190,7 +190,7 @@ class StoreSource(StoredSource):
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
         rows, columns, channels, depth = self.shapes[index].tolist()
         require_inside((rows, columns), top, left, height, width)
-        name, kind = self._name(index), _KINDS[depth]
+        name, kind = self.images.raw(index), _KINDS[depth]
         down = _cuts(top, top + height, rows, self.layout.tile)
         across = _cuts(left, left + width, columns, self.layout.tile)
         tiles_a_row = -(-columns // self.layout.tile)
@@ -211,10 +211,6 @@ class StoreSource(StoredSource):
     @cached_property
     def _shards(self) -> tuple[str, ...]:
         return tuple(shard_path(self.folder, number) for number in range(self.layout.shards))
-
-    def _name(self, index: int) -> bytes:
-        start = int(self.ends[index - 1]) if index else 0
-        return self.text[start : int(self.ends[index])]
 
 
 def shard_path(folder: str | os.PathLike[str], number: int) -> str:
@@ -289,7 +285,7 @@ def open_store(folder: str, key: str) -> StoreSource:
         raise ValueError(f"{key}: {folder} is not a store: it has no {META}")
     names, headers = read_listing(folder, key)
     shapes = np.array([header[:4] for header in headers], np.int32).reshape(-1, 4)
-    source = _source(folder, layout, names, shapes)
+    source = StoreSource(folder, layout, Names.of(names), shapes)
     tiles = -(-shapes[:, :2].astype(np.int64) // layout.tile)
     expected = len(names) + int(tiles.prod(axis=1).sum())
     found = sum(_entries(shard_path(folder, number), key) for number in range(layout.shards))
@@ -389,11 +385,6 @@ def _cuts(start: int, stop: int, extent: int, side: int) -> list[tuple[int, int,
             )
         )
     return cuts
-
-
-def _source(folder: str, layout: Layout, names: Sequence[bytes], shapes: np.ndarray) -> StoreSource:
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    return StoreSource(folder, layout, b"".join(names), ends, shapes)
 
 
 def _entries(path: str, key: str) -> int:

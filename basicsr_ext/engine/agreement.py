@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..config import OptionError, Options, Problem
 from ..data.images import ImageError
@@ -51,11 +53,12 @@ def require_agreement(options: Options, parts: Parts, checkpoint: Checkpoint | N
     """
     if world.size == 1:
         return
-    plan = _plan(options, parts, checkpoint)
+    digest = _plan(options, parts, checkpoint, _fingerprint).digest()
     world.wait_for_all("looking at its images")
-    # Lists of images may be long: they travel only where something differs.
-    if len(set(world.gather(plan.digest()))) > 1:
-        raise OptionError(disagreements(world.gather(plan)), options.source)
+    # Lists of images may be long: they are made, and travel, only where something differs.
+    if len(set(world.gather(digest))) > 1:
+        plans = world.gather(_plan(options, parts, checkpoint, _images))
+        raise OptionError(disagreements(plans), options.source)
 
 
 def disagreements(plans: Sequence[Plan]) -> list[Problem]:
@@ -81,7 +84,9 @@ def disagreements(plans: Sequence[Plan]) -> list[Problem]:
     return problems
 
 
-def _plan(options: Options, parts: Parts, checkpoint: Checkpoint | None) -> Plan:
+def _plan(
+    options: Options, parts: Parts, checkpoint: Checkpoint | None, describe: Callable[[Any], list[str]]
+) -> Plan:
     dumped = flatten(json.loads(options.model_dump_json()))
     values = {key: str(value) for key, value in dumped if not key.rpartition(".")[2].startswith(_PLACES)}
     sets = {"datasets.train": parts.train_set}
@@ -90,11 +95,29 @@ def _plan(options: Options, parts: Parts, checkpoint: Checkpoint | None) -> Plan
         name = option.name or key
         sets[f"datasets.{key}"] = next(parts.eval_sets[n] for n in parts.eval_sets if n.startswith(name))
     start = "the beginning" if checkpoint is None else f"the checkpoint of iteration {checkpoint.iteration}"
-    images = {key: _images(dataset) for key, dataset in sets.items()}
+    images = {key: describe(dataset) for key, dataset in sets.items()}
     return Plan(values, start, {**images, **{f"datasets.{key}": [] for key in options.absent("val")}})
 
 
+def _fingerprint(dataset: Any) -> list[str]:
+    """Return what differs where :func:`_images` does, without a text for each of a million images."""
+    pairs = getattr(dataset, "pairs", None)
+    if not isinstance(pairs, ImagePairs):
+        return _images(dataset)
+    digest = hashlib.sha256("\0".join(pairs.names).encode("utf-8", "surrogateescape"))
+    for sizes in _recorded_sizes(pairs):
+        digest.update(np.ascontiguousarray(sizes, np.int32))
+        for index in np.flatnonzero((sizes < 1).any(axis=1)).tolist():
+            digest.update(_sizes(pairs, index).encode())
+    return [digest.hexdigest()]
+
+
+def _recorded_sizes(pairs: ImagePairs) -> list[np.ndarray]:
+    return [*pairs.lq.recorded_sizes(), *([] if pairs.gt is None else [pairs.gt.recorded_sizes()])]
+
+
 def _images(dataset: Any) -> list[str]:
+    """Return names and sizes of a data set's images, or their number alone where it is not ours."""
     pairs = getattr(dataset, "pairs", None)
     if not isinstance(pairs, ImagePairs):
         return [in_words(source_sizes(dataset))]

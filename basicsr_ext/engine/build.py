@@ -61,7 +61,7 @@ def build_parts(
         LOG.warning(line)
     builder = _Builder(options, list(other_problems))
     builder.check_constructors(training)
-    networks = builder.networks()
+    networks = builder.networks(training)
     stages, train_set = (), None
     if training:
         stages = builder.stages(world_size)
@@ -137,7 +137,7 @@ class _Builder:
             parameter = nn.Parameter(torch.zeros(1))
             build_optimizer(spec.type, [parameter], parameter.device, lr=spec.lr, **spec.kwargs)
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self, training: bool) -> dict[str, nn.Module]:
         """Build the networks whose arguments are right, and load the weights they start from."""
         networks: dict[str, nn.Module] = {}
         torch.manual_seed(self.options.manual_seed)
@@ -147,12 +147,12 @@ class _Builder:
             with self._report(key, "arguments the network accepts"):
                 networks[name] = NETWORKS.find(spec.type)(**spec.kwargs)
         for name, network in networks.items():
-            self._load_pretrained(name.removeprefix("net_"), network)
+            self._load_pretrained(name.removeprefix("net_"), network, training)
         if self.options.train is not None and not self._refused:
             self.problems += pattern_problems(networks, self.options.train)
         return networks
 
-    def _load_pretrained(self, letter: str, network: nn.Module) -> None:
+    def _load_pretrained(self, letter: str, network: nn.Module, training: bool) -> None:
         path = self.options.path
         weights = getattr(path, f"pretrain_network_{letter}", None)
         if weights is None:
@@ -165,8 +165,10 @@ class _Builder:
                 strict=getattr(path, f"strict_load_{letter}", True),
                 param_key=asked or "params",
                 tasks=path.pretrain_tasks,
+                new_tasks=training,
             )
-            LOG.info("Weights from %s: %s", weights, report)
+            complete = not report.missing and not report.left and not report.problems()
+            LOG.info("Weights from %s: %s%s", weights, report, "" if complete else f"\n{report.table()}")
             if asked not in (None, report.entry):
                 LOG.warning(
                     "path.param_key_%s: there is no entry %r; %r was taken", letter, asked, report.entry

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..files import cache_folder
 
 Mode = bool | str
 """Whether to compile, or ``torch.compile``'s mode."""
@@ -52,7 +53,6 @@ def _arguments(mode: Mode, variants: int) -> dict[str, Any]:
     config.recompile_limit = max(config.recompile_limit, 8 + variants)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 256 + variants)
     # Inductor's own default lies in the folder for temporary files: a run resumed tomorrow would start anew.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "basicsr_ext", "inductor")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor")))
     # Each stage has fixed shapes: a specialised kernel each beats one for all sizes.
     return {"mode": mode if isinstance(mode, str) else None, "dynamic": False}

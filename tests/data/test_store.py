@@ -22,6 +22,7 @@ from sections import GaussianDenoisingTrain, PairedKeys, PairedTrain
 from basicsr_ext.data import build_eval_dataset, build_train_dataset, packing
 from basicsr_ext.data.databases import close_environments, environment
 from basicsr_ext.data.datasets import check_sizes
+from basicsr_ext.data.exclusion import exclusive
 from basicsr_ext.data.images import ImageError, write_image
 from basicsr_ext.data.loader import DevicePrefetcher, build_train_loader
 from basicsr_ext.data.opening import match, open_source, select
@@ -419,7 +420,7 @@ def test_who_waits_for_another_process_that_packs_says_so_again_and_again(folder
     Path(f"{folder}.store").mkdir()
     other = ThreadPoolExecutor(1)
     with caplog.at_level("INFO", packing.LOG.name):
-        with packing._exclusive(f"{folder}.store"):
+        with exclusive(folder.with_name(f"{folder.name}.store") / ".lock", "pack it"):
             waiting = other.submit(pack, open_source(str(folder), "folder"), f"{folder}.store", Layout())
             while len(caplog.messages) < 3 and not waiting.done():
                 time.sleep(0.01)
