@@ -1,7 +1,7 @@
 """Compare what layers make of images: linear CKA of all pairs of layers, as a matrix and a picture.
 
     python scripts/analyze_cka.py --weights FILE --data FOLDER --out DIR
-    python scripts/analyze_cka.py --weights FILE --weights2 FILE --data FOLDER --layers 'body.layers.*' --out DIR
+    python scripts/analyze_cka.py --weights FILE --weights2 FILE --layers '**.mlp' --data FOLDER --out DIR
     python scripts/analyze_cka.py --weights FILE --task sr_x2 --task2 dn_g25 --data FOLDER --out DIR
 
 The layers of one network are compared with each other, or with those of another network, or of the same one
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, type=user_path, metavar="DIR", help="folder of the results")
     add("--size", type=positive, default=96, help="side of a crop in pixels of --data; default: 96")
     add("--batch", type=_batch, default=32, help=f"examples of a batch, {LEAST} or more; default: 32")
-    add(
-        "--images", type=positive, metavar="N", help="examples; default: one a picture, four batches at least"
-    )
+    add("--images", type=positive, metavar="N", help="examples; default: one a picture, 4 batches at least")
     add("--seed", type=int, default=0, help="of places and noise; default: 0")
     return command
 

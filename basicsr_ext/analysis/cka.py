@@ -1,8 +1,8 @@
 """Linear centred kernel alignment (CKA): how alike what two layers make of the same examples is.
 
-CKA (Kornblith et al., arXiv:1905.00414) is ``HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`` of the Gram matrices
-``K = X X^T`` and ``L = Y Y^T``. HSIC is the unbiased estimator HSIC_1 (Song et al., JMLR 13, 2012, eq. 5), which
-can be averaged over batches (Nguyen et al., arXiv:2010.15327, eq. 3).
+CKA (Kornblith et al., arXiv:1905.00414) is ``HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`` of the Gram
+matrices ``K = X X^T`` and ``L = Y Y^T``. HSIC is the unbiased estimator HSIC_1 (Song et al., JMLR 13, 2012,
+eq. 5), which can be averaged over batches (Nguyen et al., arXiv:2010.15327).
 
 HSIC_1 does not change when a constant is added to all features. Of features whose mean over the batch is zero
 it is, with ``a_i = |x_i|^2`` and ``b_i = |y_i|^2``::
@@ -123,7 +123,7 @@ def _hsic(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _estimate(K: Tensor, L: Tensor) -> Tensor:
-    """Return HSIC_1 of each of (L, n, n) and each of (L', n, n), Gram matrices of centred features: (L, L')."""
+    """Return HSIC_1 (L, L') of all pairs of centred features' Gram matrices (L, n, n) and (L', n, n)."""
     if K.shape[-1] < LEAST:
         raise ValueError(f"found a batch of {K.shape[-1]} examples, expected {LEAST} or more")
     a, b = K.diagonal(dim1=1, dim2=2), L.diagonal(dim1=1, dim2=2)

@@ -47,3 +47,26 @@ def draw_matrix(
     axes.tick_params("x", rotation=90 if len(layers[1]) <= _MANY else 0)
     page.savefig(file, dpi=110)
     return True
+
+
+def draw_shares(
+    by_pixels: tuple[np.ndarray, np.ndarray],
+    by_distance: tuple[np.ndarray, np.ndarray],
+    title: str,
+    file: Path,
+) -> bool:
+    """Draw the curves of an :class:`.lam.Attribution`; return whether matplotlib is there to do it."""
+    if (page := figure(7, 2.8)) is None:
+        return False
+    left, right = page.subplots(1, 2, sharey=True)
+    left.plot(*by_pixels)
+    left.set(
+        xlabel="share of the pixels, those that contribute most first", ylabel="share of the contributions"
+    )
+    left.set(xlim=(0, 1), ylim=(0, 1.02), title=title)
+    right.plot(*by_distance)
+    right.set(xlabel="distance from the patch, input pixels")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    page.savefig(file, dpi=110)
+    return True

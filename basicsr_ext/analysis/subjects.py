@@ -70,7 +70,7 @@ class Subject:
                 the errors of :func:`.describe` and :func:`.open_network`.
         """
         described = describe(weights, option_file, plugins)
-        network = open_network(weights, described).to(device)
+        network = open_network(weights, described).to(device).requires_grad_(False)
         check_task(network, task)
         requirement = requirement_of(network, described.window_size, task)
         trial = try_network(network, requirement, channel_guesses(network), task)

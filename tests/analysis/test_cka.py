@@ -18,7 +18,7 @@ CKATORCH = {
     4: (0.7556335669228952, -0.06695526673739392),
 }
 """``ckatorch.core.cka_batch`` of ckatorch 1.0.3 (PyPI), of :func:`examples` in so many batches: of x with y
-and of x with z. Recorded, since the package would bring pandas, seaborn and matplotlib for these six numbers."""
+and of x with z. Recorded, since the package would bring pandas, seaborn and matplotlib for six numbers."""
 
 
 def features(n, p, seed):
