@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import compat
 
 if TYPE_CHECKING:
+    from . import analysis as analysis
     from .archs import build_network as build_network
     from .archs.weights import load_weights as load_weights
     from .config import load_options as load_options
@@ -34,10 +35,21 @@ _HOME = {
     "test": ".engine",
     "restore": ".inference",
 }
-__all__ = ["__version__", "build_network", "load_options", "load_weights", "restore", "test", "train"]
+__all__ = [
+    "__version__",
+    "analysis",
+    "build_network",
+    "load_options",
+    "load_weights",
+    "restore",
+    "test",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "analysis":
+        return import_module(".analysis", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME[name], __name__), name)

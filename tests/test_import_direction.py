@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "schedulers": {"config"} | SHARED,
     "inference": {"config", "archs", "data", "plugins"} | SHARED,
     "models": {"config", "archs", "data", "losses", "metrics", "inference"} | SHARED,
+    "analysis": {"config", "archs", "data", "inference", "models"} | SHARED,
     "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference"} | SHARED,
-    "__init__": {"config", "archs", "inference", "engine"} | SHARED,
+    "__init__": {"config", "archs", "inference", "engine", "analysis"} | SHARED,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -18,7 +18,7 @@ from torch import nn
 from ..archs.padding import requirement_of
 from ..config import OptionError
 from ..plugins import PluginError
-from .description import Description, describe, open_network, open_reader
+from .description import Description, check_task, describe, open_network, open_reader
 from .files import Outcome, PictureRestorer, Restoration, pictures, plan, restore_files, results_of
 from .reading import TABLES, Reading, ReadingWorker, write_table
 from .records import Record
@@ -103,11 +103,8 @@ def _device(name: str | None) -> torch.device:
 
 
 def _restorer(network: nn.Module, description: Description, arguments: argparse.Namespace) -> PictureRestorer:
-    tasks, task = list(getattr(network, "tasks", ())), arguments.task
-    if task is not None and task not in tasks:
-        raise ValueError(f"--task {task}: the weights are for {tasks or 'one task without a name'}")
-    if task is None and len(tasks) > 1:
-        raise ValueError(f"the weights are for several tasks; choose one with --task: {' '.join(tasks)}")
+    task = arguments.task
+    check_task(network, task)
     trial = try_network(
         network, requirement_of(network, description.window_size), channel_guesses(network), task
     )

@@ -1,0 +1,72 @@
+"""Pictures of results, with matplotlib (the extra ``plots``); without it, nothing is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_MANY = 12
+"""Layers whose names would not be legible along an axis: those get numbers."""
+
+
+def figure(width: float, height: float) -> Any | None:
+    """Return an empty figure of so many inches; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_matrix(
+    matrix: np.ndarray,
+    layers: tuple[Sequence[str], Sequence[str]],
+    titles: tuple[str, str],
+    file: Path,
+) -> bool:
+    """Draw CKA (L, L') as a heat map; return whether matplotlib is there to do it.
+
+    Args:
+        matrix: NaN stays white.
+        layers: names of the rows' and the columns' layers.
+        titles: of the two networks.
+        file: PNG to write.
+    """
+    if (page := figure(4.6, 4)) is None:
+        return False
+    axes = page.subplots()
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma", origin="lower")
+    page.colorbar(image, label="CKA")
+    for names, title, axis in zip(layers, titles, (axes.yaxis, axes.xaxis), strict=True):
+        axis.set_label_text(title if len(names) <= _MANY else f"{title}: layer")
+        if len(names) <= _MANY:
+            axis.set_ticks(range(len(names)), list(names), fontsize=6)
+    axes.tick_params("x", rotation=90 if len(layers[1]) <= _MANY else 0)
+    page.savefig(file, dpi=110)
+    return True
+
+
+def draw_shares(
+    by_pixels: tuple[np.ndarray, np.ndarray],
+    by_distance: tuple[np.ndarray, np.ndarray],
+    title: str,
+    file: Path,
+) -> bool:
+    """Draw the curves of an :class:`.lam.Attribution`; return whether matplotlib is there to do it."""
+    if (page := figure(7, 2.8)) is None:
+        return False
+    left, right = page.subplots(1, 2, sharey=True)
+    left.plot(*by_pixels)
+    left.set(
+        xlabel="share of the pixels, those that contribute most first", ylabel="share of the contributions"
+    )
+    left.set(xlim=(0, 1), ylim=(0, 1.02), title=title)
+    right.plot(*by_distance)
+    right.set(xlabel="distance from the patch, input pixels")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    page.savefig(file, dpi=110)
+    return True
