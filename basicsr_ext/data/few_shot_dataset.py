@@ -153,7 +153,13 @@ class FewShotVolumes(FewShotSection):
         if self.fold is None:
             return source, everything
         tested = fold_of(len(everything), self.fold, self.folds)
-        return source, [number for number in everything if (number in tested) != training]
+        numbers = [number for number in everything if (number in tested) != training]
+        if not numbers:
+            raise ValueError(
+                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, neighbours sharing one; "
+                "none is left to train on"
+            )
+        return source, numbers
 
 
 @DATASETS.register("PhantomVolumes")
