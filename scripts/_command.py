@@ -12,6 +12,7 @@ from os import cpu_count
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -63,6 +64,27 @@ def add_workers(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--workers", type=positive, default=cpu_count() or 1, help="processes; default: all cores"
     )
+
+
+def add_device(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    arguments.add_argument("--device", help="such as cpu or cuda:1; default: a GPU where there is one")
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device that ``--device`` names.
+
+    Raises:
+        CommandError: it cannot be used here.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = device if name is None else torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CommandError(f"--device {name}: not usable here ({reason})") from error
+    return device
 
 
 def positive(text: str) -> int:

@@ -15,6 +15,7 @@ from .absent import absent_sets
 from .errors import OptionError, Problem, SourceMap
 from .facts import Facts
 from .overrides import apply_overrides
+from .protocols import apply_protocol
 from .schema import Options, Written
 from .structure import check_relations, repair, unknown_types, validate
 from .unsupported import unsupported
@@ -78,6 +79,7 @@ def _check(document: Document, phases: Collection[str]) -> _Checked:
     # What a plug-in brings may decide which keys there are; else it is imported once all else is right.
     if _model_kind(mapping) is None or unknown_types(mapping, _options_of(mapping)):
         _import_plugins(document)
+    document.problems += apply_protocol(mapping)
     if problem := unsupported(mapping, MODELS.names(), DATASETS.names()):
         return _Checked(None, [*document.problems, problem], document.places)
     root = _options_of(mapping)

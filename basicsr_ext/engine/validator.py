@@ -82,7 +82,11 @@ class Validator:
 
     @torch.no_grad()
     def run(
-        self, networks: Mapping[str, nn.Module], label: str, stop: Callable[[], bool] = lambda: False
+        self,
+        networks: Mapping[str, nn.Module],
+        label: str,
+        stop: Callable[[], bool] = lambda: False,
+        seen: Callable[[str, str, Judgement], None] = lambda dataset, sample, judged: None,
     ) -> dict[str, Evaluation]:
         """Evaluate on every set.
 
@@ -90,6 +94,7 @@ class Validator:
             networks: unwrapped, by name; their training mode is restored afterwards.
             label: marks saved pictures, usually the iteration.
             stop: asked before every sample whether to break off; ranks may get different answers.
+            seen: told after every sample of this rank: the set, the sample's name, what was found.
 
         Raises:
             BrokenOffError: on all ranks, if ``stop`` said so on any.
@@ -99,13 +104,18 @@ class Validator:
             network.eval()
         try:
             with not_compiled():
-                return {name: self._evaluate(networks, name, label, stop) for name in self._datasets}
+                return {name: self._evaluate(networks, name, label, stop, seen) for name in self._datasets}
         finally:
             for name, network in networks.items():
                 network.train(training[name])
 
     def _evaluate(
-        self, networks: Mapping[str, nn.Module], name: str, label: str, stop: Callable[[], bool]
+        self,
+        networks: Mapping[str, nn.Module],
+        name: str,
+        label: str,
+        stop: Callable[[], bool],
+        seen: Callable[[str, str, Judgement], None],
     ) -> Evaluation:
         measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
@@ -117,6 +127,7 @@ class Validator:
                 item = to_device(item, self._world.device)
                 with explained(f"{name}, {self._kind.name_of(item)}", self._kind.memory_advice):
                     judged = self._kind.evaluate(networks, item, name, index, draw=index < _DRAWN)
+                seen(name, self._kind.name_of(item), judged)
                 _update(measures, index, judged.statistics)
                 for baseline, statistics in judged.baselines.items():
                     _update(baselines.setdefault(baseline, self.metrics()), index, statistics)

@@ -85,12 +85,15 @@ def restore_tensor(
     tile: int | None = None,
     tile_overlap: int = 32,
     task: str | None = None,
+    self_ensemble: bool = False,
 ) -> Tensor:
     """Return ``net``'s output for ``lq`` (N, C, H, W) in 0..1, of any size: (N, C, H * scale, W * scale).
 
     The caller chooses eval mode and gradient mode. The output is not clamped.
     """
     call = any_size(net, scale, requirement, task=task)
+    if self_ensemble:
+        call = in_eight_orientations(call)
     if tile is None:
         return call(lq)
     height, width = lq.shape[-2:]

@@ -19,11 +19,13 @@ from typing_extensions import override
 from ..archs import pixel_range
 from ..config import Options, Problem, Section, Spec, Train, Val
 from ..config.facts import Facts
+from ..config.protocols import PROTOCOLS
 from ..config.sections import ConstructedBy, Named
 from ..config.values import NonNegativeInt, PositiveFloat, PositiveInt, show
 from ..data.resize import upscale
 from ..data.sampling import Purpose, sample_rng
 from ..registry import LOSSES
+from ..spelling import nearest
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
@@ -110,6 +112,16 @@ class RestorationVal(Val):
     use_image: bool = Field(
         default=True, description="Metrics see 8-bit images; false: both sides unrounded."
     )
+    protocol: str | None = Field(
+        default=None,
+        description="A published test protocol, such as sr_x4: metrics, and what makes LQ of GT in every val "
+        "and test set; docs/benchmarking.md lists them.",
+        json_schema_extra={"enum": [*PROTOCOLS, None]},
+    )
+    self_ensemble: bool = Field(
+        default=False,
+        description="Average over the eight orientations of an image, at eight times the cost.",
+    )
     tile: PositiveInt | None = Field(
         default=None, description="Run images in tiles of this side (LQ pixels)."
     )
@@ -118,6 +130,10 @@ class RestorationVal(Val):
     @classmethod
     @override
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
+        protocol = facts.get("val.protocol")
+        if protocol is not None and protocol not in PROTOCOLS:
+            known = nearest(protocol, PROTOCOLS) or f"known: {', '.join(PROTOCOLS)}"
+            yield Problem("val.protocol", show(protocol), "the name of a test protocol", known)
         tile, overlap = facts.get("val.tile"), facts.get("val.tile_overlap", 32)
         if tile is not None and overlap is not None and overlap >= tile:
             yield Problem("val.tile_overlap", show(overlap), f"less than val.tile, which is {tile}")
@@ -247,7 +263,15 @@ class RestorationModel(ModelKind[RestorationOptions]):
 
         network, val, scale, task = networks["net_g"], self.options.val, self.scale_of(item), item.get("task")
         requirement = requirement_of(network, val.window_size, task)
-        restored = restore_tensor(network, item["lq"], scale, requirement, *self.options.tiling, task=task)
+        restored = restore_tensor(
+            network,
+            item["lq"],
+            scale,
+            requirement,
+            *self.options.tiling,
+            task=task,
+            self_ensemble=val.self_ensemble,
+        )
         image, stem, lq, gt = _to_image(restored), self.name_of(item), _to_image(item["lq"]), item.get("gt")
         in_metrics = _to_image if val.use_image else _to_values
         reference = None if gt is None else in_metrics(gt)
