@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "metrics": {"config"} | SHARED,
     "schedulers": {"config"} | SHARED,
     "inference": {"config", "archs", "data", "plugins"} | SHARED,
-    "models": {"config", "archs", "data", "losses", "metrics", "inference"} | SHARED,
+    "models": {"config", "archs", "data", "losses", "metrics", "inference", "spelling"} | SHARED,
     "analysis": {"config", "archs", "data", "inference", "models"} | SHARED,
     "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference"} | SHARED,
     "__init__": {"config", "archs", "inference", "engine", "analysis"} | SHARED,

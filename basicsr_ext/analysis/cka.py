@@ -59,7 +59,7 @@ class MinibatchCKA:
     """
 
     def __init__(self) -> None:
-        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+        self._sums: tuple[Tensor, ...] | None = None
 
     def update(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         """Take in one batch.
@@ -77,7 +77,7 @@ class MinibatchCKA:
         if self._sums is None:
             self._sums = parts
         else:
-            self._sums = tuple(a + b for a, b in zip(self._sums, parts, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+            self._sums = tuple(a + b for a, b in zip(self._sums, parts, strict=True))
 
     def value(self) -> np.ndarray:
         """Return CKA between each of the first layers and each of the second; NaN for what does not vary.

@@ -156,8 +156,8 @@ class FewShotVolumes(FewShotSection):
         numbers = [number for number in everything if (number in tested) != training]
         if not numbers:
             raise ValueError(
-                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, neighbours sharing one; "
-                "none is left to train on"
+                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, neighbours sharing "
+                "one; none is left to train on"
             )
         return source, numbers
 

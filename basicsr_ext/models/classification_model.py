@@ -210,7 +210,10 @@ class ClassReader:
         names = self._seeing.classes if len(self._seeing.classes) == shares.shape[1] else None
         return [
             _reading(
-                [(str(number) if names is None else names[number], p) for number, p in zip(*row, strict=True)]
+                [
+                    (str(number) if names is None else names[int(number)], p)
+                    for number, p in zip(*row, strict=True)
+                ]
             )
             for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
         ]

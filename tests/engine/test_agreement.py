@@ -7,7 +7,7 @@ from helpers import tiny_options
 from basicsr_ext import load_options
 from basicsr_ext.config import OptionError
 from basicsr_ext.data.images import write_image
-from basicsr_ext.engine.agreement import Plan, _plan, disagreements, require_agreement
+from basicsr_ext.engine.agreement import Plan, _fingerprint, _images, _plan, disagreements, require_agreement
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.distributed import World
 
@@ -79,9 +79,9 @@ def folder_options(tmp_path):
     return make
 
 
-def plan_of(options):
+def plan_of(options, describe=_images):
     options = load_options(options)
-    return _plan(options, build_parts(options, 2, training=True), None)
+    return _plan(options, build_parts(options, 2, training=True), None, describe)
 
 
 def test_each_node_may_keep_its_images_elsewhere_but_they_are_the_same(folder_options):
@@ -95,6 +95,21 @@ def test_each_node_may_keep_its_images_elsewhere_but_they_are_the_same(folder_op
         ["80x64"],
     ]
     assert one.images["datasets.val"]
+
+
+def test_a_fingerprint_differs_where_names_or_sizes_do(folder_options, tmp_path):
+    options = folder_options("here")
+
+    def fingerprint():
+        return plan_of(options, _fingerprint).images["datasets.train"]
+
+    found = [fingerprint(), fingerprint()]
+    assert found[0] == found[1]
+    (tmp_path / "here/GT/2.png").rename(tmp_path / "here/GT/3.png")
+    found.append(fingerprint())
+    write_image(tmp_path / "here/GT/3.png", np.zeros((81, 64, 3), np.uint8))
+    found.append(fingerprint())
+    assert len({text for (text,) in found}) == 3
 
 
 def test_a_set_that_is_left_out_has_no_images(folder_options, tmp_path):
