@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from helpers import ENVIRONMENT, ROOT, start_ranks, tiny_options
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
+from basicsr_ext.engine import lock
 from basicsr_ext.engine.lock import locked
 
 HOLD = """
@@ -96,3 +98,14 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with locked(tmp_path / "run"):
         assert "is on a file system without locks" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system does not list open files")
+def test_a_lock_that_is_given_up_leaves_no_file_open(tmp_path, monkeypatch):
+    before = os.listdir("/proc/self/fd")
+    for replaced in ([], [False]):
+        # A file that its holder removes meanwhile is closed, too.
+        monkeypatch.setattr(lock, "_is_at", lambda *_, left=replaced: left.pop() if left else True)
+        with locked(tmp_path / "run"):
+            pass
+    assert os.listdir("/proc/self/fd") == before

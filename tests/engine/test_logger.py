@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,3 +74,20 @@ def test_a_rank_that_does_not_write_leaves_no_file(logger_of, tmp_path):
     log.require_files()
     log.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_and_biases_gets_the_numbers_and_goes_on_with_the_run_it_had(tmp_path, monkeypatch):
+    calls = []
+    wandb = SimpleNamespace(
+        init=lambda **settings: calls.append(settings) or wandb,
+        log=lambda numbers, step: calls.append((numbers, step)),
+        finish=lambda: calls.append("finish"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    options = tiny_options(tmp_path)
+    options["logger"]["wandb"] = {"project": "super", "resume_id": "abc"}
+    log = RunLogger(load_options(options), tmp_path / "deep/run", True, 0)
+    log.scalars(5, {"l_pix": 0.5, "note": "words"}, "train")
+    log.close()
+    began = {"project": "super", "name": tmp_path.name, "id": "abc", "resume": "allow"}
+    assert calls == [{**began, "dir": str(tmp_path / "deep/run")}, ({"train/l_pix": 0.5}, 5), "finish"]
