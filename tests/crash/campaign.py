@@ -134,7 +134,8 @@ class Campaign:
         verdict: str,
     ) -> None:
         resumed = [*(kill.resumed_from for kill in kills[1:]), last]
-        for number, (kill, after) in enumerate(zip(kills, resumed, strict=True)):
+        # Where the run that nobody kills has failed, there are no kills.
+        for number, (kill, after) in enumerate(zip(kills, resumed, strict=False)):
             self.table.add_row(
                 str(self._runs) if number == 0 else "",
                 str(ranks),
