@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,20 @@ class Validator:
             {b: _results(self.metrics(), [rank[1].get(b, {}) for rank in ranks]) for b in names},
             {stem: picture for rank in ranks for stem, picture in rank[2].items()},
         )
+
+
+def mean_of(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the mean of each score, and of each of a baseline's, over those that have it."""
+
+    def mean(scores: Sequence[Scores]) -> Scores:
+        names = dict.fromkeys(name for one in scores for name in one)
+        return {name: fmean(one[name] for one in scores if name in one) for name in names}
+
+    baselines = set.intersection(*(set(one.baselines) for one in evaluations))
+    return Evaluation(
+        mean([one.scores for one in evaluations]),
+        {baseline: mean([one.baselines[baseline] for one in evaluations]) for baseline in sorted(baselines)},
+    )
 
 
 def _update(measures: Measures, index: int, statistics: Mapping[str, Any]) -> None:
