@@ -6,7 +6,7 @@
 For each seed, four runs: ``pretrained`` on x2 and x4 super-resolution and denoising at once; ``finetuned``
 from its averaged weights on x4 alone; ``scratch``, x4 alone for as many iterations as the fine-tuning; and
 ``scratch_long``, x4 alone with the multiply-adds of pre-training and fine-tuning together. Evaluated is PSNR
-on pieces of held-out photographs. Each run goes on where it was stopped and leaves one record (JSON). All four
+on pieces of held-out photographs. Each run goes on where it was stopped and leaves one record (JSON). All
 share images, seed, batch size and patches; runs from scratch have pre-training's higher learning rate.
 """
 

@@ -106,7 +106,7 @@ def _fingerprint(dataset: Any) -> list[str]:
         return _images(dataset)
     digest = hashlib.sha256("\0".join(pairs.names).encode("utf-8", "surrogateescape"))
     for sizes in _recorded_sizes(pairs):
-        digest.update(np.ascontiguousarray(sizes, np.int32))
+        digest.update(sizes.astype(np.int32).tobytes())
         for index in np.flatnonzero((sizes < 1).any(axis=1)).tolist():
             digest.update(_sizes(pairs, index).encode())
     return [digest.hexdigest()]

@@ -96,7 +96,7 @@ class MultiTaskVal(RestorationVal):
 class MultiTaskOptions(RestorationOptions):
     """A run of several restoration tasks at once."""
 
-    val: MultiTaskVal = MultiTaskVal()
+    val: MultiTaskVal = MultiTaskVal()  # pyright: ignore[reportIncompatibleVariableOverride]
     tasks: Annotated[list[Task], Field(min_length=1)] = Field(
         description="What is trained together, on the images of datasets.train."
     )

@@ -89,11 +89,16 @@ def test_a_task_may_have_a_number_of_samples_of_its_own(tmp_path):
 
 
 def test_a_resumed_run_ends_with_the_same_bits_and_scores_every_task(tmp_path):
-    summary = train(load_options(options(tmp_path / "whole")))
+    def written(name):
+        run = options(tmp_path / name)
+        run["train"] |= {"amp": "bf16", "grad_accum": 2, "freeze": [{"modules": "body", "until": 5}]}
+        return run
+
+    summary = train(load_options(written("whole")))
     assert set(summary.best) == {"photos_sr_x2", "photos_dn_g25"}
     assert set(summary.losses) == {"l_sr_x2", "l_dn_g25"}
     whole, middle = (Checkpointer(tmp_path / "whole").load(iteration) for iteration in (8, 4))
-    trainer(options(tmp_path / "resumed"), middle).train()
+    trainer(written("resumed"), middle).train()
     resumed = Checkpointer(tmp_path / "resumed").load(8)
     assert same_bits(resumed.networks, whole.networks)
     assert same_bits(resumed.state["optimizers"], whole.state["optimizers"])
