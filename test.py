@@ -15,6 +15,7 @@ def main() -> int:
         description="Evaluate a network's weights on an option file's test sets."
     )
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--task", metavar="NAME", help="of a MultiTaskModel's file: evaluate this task alone")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
@@ -24,7 +25,7 @@ def main() -> int:
         from basicsr_ext import engine
 
         try:
-            engine.test(options, arguments.launcher)
+            engine.test(options, arguments.launcher, arguments.task)
         except engine.RUN_ERRORS as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1

@@ -123,7 +123,8 @@ def measured(source: StoredSource) -> StoredSource:
         index = _load_or_nothing(path)
         position = {name: number for number, name in enumerate(index.names)}
         missing = np.flatnonzero(source.recorded_sizes()[:, 0] == 0)
-        places = np.array([position.get(source.files[int(number)], -1) for number in missing], np.int64)
+        files = source.files
+        places = np.array([position.get(files[number], -1) for number in missing.tolist()], np.int64)
         missing, places = missing[places >= 0], places[places >= 0]
         source = _with_sizes(source, missing, index.sizes[places])
         left = index.sizes[places, 0] == 0

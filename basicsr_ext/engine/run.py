@@ -104,8 +104,15 @@ def _logger_problems(options: Options) -> list[Problem]:
     return [Problem("logger.wandb.project", found, "it installed, or no project", fix)]
 
 
-def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, float]]:
+def test(
+    options: Options, launcher: Launcher = "none", task: str | None = None
+) -> dict[str, dict[str, float]]:
     """Evaluate ``path.pretrain_network_g`` on the ``test`` sets, or the ``val`` sets where there are none.
+
+    Args:
+        options: see :func:`basicsr_ext.load_options`.
+        launcher: ``slurm`` takes rank and address from SLURM's variables.
+        task: of options with several, evaluate this one alone.
 
     Returns:
         ``{data set: {metric: value}}``; for super-resolution with ``bicubic_<metric>`` of the enlarged input.
@@ -113,6 +120,8 @@ def test(options: Options, launcher: Launcher = "none") -> dict[str, dict[str, f
     Raises:
         OptionError: something does not fit.
     """
+    if task is not None:
+        options = options.for_task(task)
     adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)

@@ -24,16 +24,19 @@ from .failures import explained
 from .logger import LOG, RunLogger
 from .precision import Verdict
 from .preflight.rehearsal import rehearse, stage_batch
+from .preflight.summary import scores_in_words
 from .progress import Bar, Speedometer, duration
 from .resume import batch_options, resumed_stages
 from .signals import SignalListener, StoppedError
 from .step import TrainingStep
-from .validator import BrokenOffError, Evaluation, Validator
+from .validator import BrokenOffError, Evaluation, Validator, mean_of
 
 Best = dict[str, dict[str, dict[str, float]]]
 """Best scores: data set → metric → ``{"value": …, "iteration": …}``."""
 
 
+_MEAN = "mean"
+"""Name of the scores that are the mean of several sets'."""
 MAX_SKIPPED = 100
 """Steps in a row that ``train.nan_policy: skip`` drops before it gives up."""
 
@@ -189,12 +192,19 @@ class Trainer:
         """
         self._conclude_step()
         results = self.validator.run(self.step.evaluated_networks(), str(self.iteration), stop)
+        deciding = self.kind.deciding(list(results))
+        if len(deciding) > 1:
+            results[_MEAN] = mean_of([results[name] for name in deciding])
+            deciding = [_MEAN]
         improved = False
-        for number, (name, result) in enumerate(results.items()):
-            improved |= self._keep_best(name, result) and number == 0
+        for name, result in results.items():
+            improved |= self._keep_best(name, result) and name in deciding
             for baseline, scores in result.baselines.items():
                 self._baselines.setdefault(baseline, {})[name] = scores
-            self._log_evaluation(name, result)
+            self.log.scalars(self.iteration, result.flat(), prefix=f"val/{name}")
+            self.log.images(self.iteration, result.pictures, prefix=f"val/{name}")
+        if results:
+            LOG.info("Validation after iteration %d\n%s", self.iteration, scores_in_words(results, self.best))
         if improved:
             self._save_networks("best")
         return results
@@ -365,24 +375,6 @@ class Trainer:
             if improved[-1]:
                 best[metric] = {"value": value, "iteration": self.iteration}
         return bool(improved) and improved[0]
-
-    def _log_evaluation(self, name: str, result: Evaluation) -> None:
-        self.log.scalars(self.iteration, result.flat(), prefix=f"val/{name}")
-        self.log.images(self.iteration, result.pictures, prefix=f"val/{name}")
-        for metric, value in result.scores.items():
-            best = self.best[name].get(metric, {"value": value, "iteration": self.iteration})
-            beside = "".join(
-                f" | {baseline} {scores[metric]:.4f}" for baseline, scores in result.baselines.items()
-            )
-            LOG.info(
-                "%s %s: %.4f%s | best %.4f at %d",
-                name,
-                metric,
-                value,
-                beside,
-                best["value"],
-                best["iteration"],
-            )
 
     def _restore(self, checkpoint: Checkpoint, asked_stages: Sequence[Stage]) -> None:
         """Take over everything :meth:`save` wrote; the stages are those that the option file asks for."""

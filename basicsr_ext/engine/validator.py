@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,20 @@ class Validator:
         for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
             for stem, image in images.items():
                 write_image(self._folder / folder / f"{stem}{ending}", image)
+
+
+def mean_of(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the mean of each score, and of each of a baseline's, over those that have it."""
+
+    def mean(scores: Sequence[Scores]) -> Scores:
+        names = dict.fromkeys(name for one in scores for name in one)
+        return {name: fmean(one[name] for one in scores if name in one) for name in names}
+
+    baselines = set.intersection(*(set(one.baselines) for one in evaluations))
+    return Evaluation(
+        mean([one.scores for one in evaluations]),
+        {baseline: mean([one.baselines[baseline] for one in evaluations]) for baseline in sorted(baselines)},
+    )
 
 
 def _update(measures: Measures, index: int, statistics: Mapping[str, Any]) -> None:

@@ -121,6 +121,15 @@ class ModelKind(ABC, Generic[OptionsT]):
         """
         return {name: build_eval_dataset(option, options.scale)}
 
+    def deciding(self, sets: Sequence[str]) -> Sequence[str]:
+        """Return the evaluation sets that decide which weights are best, by their first metric's mean.
+
+        Args:
+            sets: display names of all that are evaluated, in order; those of one ``datasets.val*`` as
+                :meth:`open_eval_sets` gives them.
+        """
+        return sets[:1]
+
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases of an iteration, in order."""
         return (Phase("g", ("net_g",)),)

@@ -23,9 +23,10 @@ from ..data.pairs import ImagePairs
 from ..data.sampling import Share, Stage
 from ..data.sections import ImageSection
 from ..registry import DEGRADATIONS
+from ..spelling import nearest
 from . import MODELS
 from .model_kind import Networks
-from .restoration_model import RestorationModel, RestorationOptions
+from .restoration_model import RestorationModel, RestorationOptions, RestorationVal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SHRINKING = 4
 """Patches of tasks that keep an image's size are so many times as large as low-quality ones of others."""
+_MEAN = "mean"
 _NAMED = re.compile(r"(sr_x)(\d+)|(dn_g)(\d+)|(dr_)([LH])")
 
 
@@ -81,9 +83,20 @@ class Task(Degradable):
             yield Problem(f"{key}.name", repr(name), expected)
 
 
+class MultiTaskVal(RestorationVal):
+    """``val`` of several restoration tasks."""
+
+    best_task: str | None = Field(
+        default=None,
+        description="The task whose first metric on the first set decides which weights are best, or 'mean' "
+        "over all tasks; default: the first task.",
+    )
+
+
 class MultiTaskOptions(RestorationOptions):
     """A run of several restoration tasks at once."""
 
+    val: MultiTaskVal = MultiTaskVal()  # pyright: ignore[reportIncompatibleVariableOverride]
     tasks: Annotated[list[Task], Field(min_length=1)] = Field(
         description="What is trained together, on the images of datasets.train."
     )
@@ -96,6 +109,21 @@ class MultiTaskOptions(RestorationOptions):
         for number, name in enumerate(names):
             if name in names[:number]:
                 yield Problem(f"tasks.{number}.name", repr(name), "a name no other task has")
+            elif name == _MEAN:
+                yield Problem(f"tasks.{number}.name", repr(name), "another name", "val.best_task uses it")
+        chosen = facts.get("val.best_task")
+        if chosen is not None and None not in names and names and chosen not in (*names, _MEAN):
+            expected = f"one of the tasks, {', '.join(names)}, or mean"
+            yield Problem("val.best_task", repr(chosen), expected, nearest(chosen, [*names, _MEAN]))
+
+    @override
+    def for_task(self, name: str) -> MultiTaskOptions:
+        tasks = [task for task in self.tasks if task.name == name]
+        if not tasks:
+            known = [task.name for task in self.tasks]
+            expected = f"one of the tasks, {', '.join(known)}"
+            raise OptionError([Problem("--task", repr(name), expected, nearest(name, known))], self.source)
+        return self.model_copy(update={"tasks": tasks})
 
 
 @MODELS.register()
@@ -104,8 +132,8 @@ class MultiTaskModel(RestorationModel):
 
     Of a stage's patch, ``gt_size``, tasks that keep the size see all, and super-resolution sees a quarter as
     low quality: EDT's 192 is 48 pixels for it. Losses are logged as ``l_<task>``, weights included. Every set
-    is evaluated for every task under its name and the task's, ``Set5_sr_x4``; the first of them decides what
-    is best.
+    is evaluated for every task under its name and the task's, ``Set5_sr_x4``; ``val.best_task`` says which of
+    the first set's decides what is best.
     """
 
     Options = MultiTaskOptions
@@ -133,6 +161,14 @@ class MultiTaskModel(RestorationModel):
             f"{name}_{task}": TaskPairs(pairs, task)
             for task, pairs in _pairs_by_task(option, options.tasks).items()
         }
+
+    @override
+    def deciding(self, sets: Sequence[str]) -> Sequence[str]:
+        of_first = dict(zip([task.name for task in self.options.tasks], sets, strict=False))
+        chosen = self.options.val.best_task
+        if chosen == _MEAN:
+            return list(of_first.values())
+        return [of_first[chosen]] if chosen in of_first else sets[:1]
 
     @override
     def start_training(self) -> None:

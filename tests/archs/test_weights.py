@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 import basicsr_ext as bx
-from basicsr_ext.archs.weights import WeightsError, WeightsFileError, load_weights, read_checkpoint
+from basicsr_ext.archs.weights import (
+    Part,
+    WeightsError,
+    WeightsFileError,
+    load_weights,
+    read_checkpoint,
+)
 
 TINY = {"window_size": [2, 4], "embed_dim": 8, "num_feat": 2, "depth": 1, "depths": [2], "num_heads": [2]}
 
@@ -138,6 +144,18 @@ class TestFit:
             str(report) == f"{len(report.taken)} tensors taken, 1 missing, 1 unexpected, 1 of another shape"
         )
 
+    @pytest.mark.parametrize("strict", [True, False])
+    def test_weights_of_which_nothing_fits_are_refused_in_words(self, strict):
+        net = edt(1)
+        before = net.state_dict()["body.norm.bias"].clone()
+        with pytest.raises(
+            WeightsError, match=r"^the given weights: none of its 2 tensors .* fits EDT \(body"
+        ):
+            load_weights(
+                net, {"other.weight": torch.ones(2), "body.norm.bias": torch.ones(99)}, strict=strict
+            )
+        assert torch.equal(net.state_dict()["body.norm.bias"], before)
+
 
 class TestTasks:
     def test_a_single_task_network_takes_its_parts_of_a_multi_task_checkpoint(self):
@@ -155,6 +173,48 @@ class TestTasks:
     def test_a_task_the_checkpoint_lacks_is_missing(self):
         with pytest.raises(WeightsError, match=r"missing: head_sr_x4\.0\.weight"):
             load_weights(edt(1, scales=[4]), edt(2, scales=[2]).state_dict())
+
+    def test_a_new_task_keeps_its_values_where_that_is_wanted(self):
+        net, body = edt(1, scales=[4]), edt(2, scales=[2])
+        untouched = edt(1, scales=[4]).state_dict()
+        report = load_weights(net, body.state_dict(), new_tasks=True)
+        for key, value in net.state_dict().items():
+            expected = body.state_dict()[key] if key.startswith("body.") else untouched[key]
+            assert torch.equal(value, expected), key
+        assert {key.partition(".")[0] for key in report.missing} == {"head_sr_x4", "tail_sr_x4"}
+
+    def test_a_new_task_excuses_nothing_else_that_is_missing(self):
+        state = dict(edt(2, scales=[2]).state_dict())
+        del state["body.norm.weight"]
+        with pytest.raises(WeightsError, match=r"missing: body\.norm\.weight") as caught:
+            load_weights(edt(1, scales=[4]), state, new_tasks=True)
+        assert "head_sr_x4" not in str(caught.value)
+
+    def test_a_part_of_a_task_is_not_a_new_task(self):
+        state = {key: v for key, v in edt(2).state_dict().items() if not key.startswith("tail_sr_x2.")}
+        with pytest.raises(WeightsError, match=r"missing: tail_sr_x2\."):
+            load_weights(edt(1), state, new_tasks=True)
+
+    def test_the_table_counts_tensors_and_values_of_each_module(self):
+        many, net = edt(1, scales=[2, 3]), edt(2, scales=[2, 4])
+        state = {**many.state_dict(), "tail_sr_x2.extra": torch.ones(7)}
+        report = load_weights(net, state, strict=False)
+
+        def count(network, module):
+            values = [value for key, value in network.state_dict().items() if key.startswith(f"{module}.")]
+            return len(values), sum(value.numel() for value in values)
+
+        assert list(report.parts) == [
+            *("body", "head_sr_x2", "tail_sr_x2", "head_sr_x4", "tail_sr_x4", "head_sr_x3", "tail_sr_x3")
+        ]
+        assert report.parts["body"] == Part(taken=count(net, "body"))
+        assert report.parts["tail_sr_x2"] == Part(taken=count(net, "tail_sr_x2"), left=(1, 7))
+        assert report.parts["head_sr_x4"] == Part(initialised=count(net, "head_sr_x4"))
+        assert report.parts["head_sr_x3"] == Part(left=count(many, "head_sr_x3"))
+        heading, *rows = report.table().splitlines()
+        assert heading.split("  ")[0] == "module"
+        tensors, values = count(net, "head_sr_x4")
+        assert rows[3].split() == ["head_sr_x4", "-", str(tensors), f"({values:,})", "-"]
 
     def test_named_tasks_are_taken_and_the_others_keep_their_values(self):
         many, net = edt(1, scales=[2, 3]), edt(2, scales=[2, 3])

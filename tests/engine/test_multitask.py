@@ -7,14 +7,17 @@ import torch
 from helpers import same_bits, tiny_options
 
 from basicsr_ext import load_options, train
+from basicsr_ext import test as evaluate
 from basicsr_ext.config import OptionError
 from basicsr_ext.data.loader import to_device
 from basicsr_ext.data.sampling import SampleRequest
 from basicsr_ext.engine.build import build_parts
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.engine.distributed import World
+from basicsr_ext.engine.logger import LOG, RunLogger
 from basicsr_ext.engine.preflight.rehearsal import stage_batch
 from basicsr_ext.engine.trainer import Trainer
+from basicsr_ext.engine.validator import Evaluation
 
 
 def options(folder, **changes):
@@ -86,11 +89,16 @@ def test_a_task_may_have_a_number_of_samples_of_its_own(tmp_path):
 
 
 def test_a_resumed_run_ends_with_the_same_bits_and_scores_every_task(tmp_path):
-    summary = train(load_options(options(tmp_path / "whole")))
+    def written(name):
+        run = options(tmp_path / name)
+        run["train"] |= {"amp": "bf16", "grad_accum": 2, "freeze": [{"modules": "body", "until": 5}]}
+        return run
+
+    summary = train(load_options(written("whole")))
     assert set(summary.best) == {"photos_sr_x2", "photos_dn_g25"}
     assert set(summary.losses) == {"l_sr_x2", "l_dn_g25"}
     whole, middle = (Checkpointer(tmp_path / "whole").load(iteration) for iteration in (8, 4))
-    trainer(options(tmp_path / "resumed"), middle).train()
+    trainer(written("resumed"), middle).train()
     resumed = Checkpointer(tmp_path / "resumed").load(8)
     assert same_bits(resumed.networks, whole.networks)
     assert same_bits(resumed.state["optimizers"], whole.state["optimizers"])
@@ -106,6 +114,80 @@ def test_fine_tuning_takes_the_body_and_the_tasks_own_parts(tmp_path):
     stored = torch.load(weights, weights_only=True)["params_ema"]
     for name, value in network.state_dict().items():
         assert torch.equal(value, stored[name]), name
+
+
+def test_fine_tuning_on_another_task_begins_with_the_body_and_says_so(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(LOG, "propagate", True)  # to caplog
+    loaded = load_options(options(tmp_path))
+    pretrained = build_parts(loaded, 1, training=True).networks["net_g"].state_dict()
+    torch.save(pretrained, tmp_path / "all.pth")
+    single = tiny_options(tmp_path / "one")
+    single["network_g"] |= {"scales": [4], "depth": 1}
+    single |= {"scale": 4, "path": {**single["path"], "pretrain_network_g": str(tmp_path / "all.pth")}}
+    with caplog.at_level("INFO", LOG.name):
+        network = build_parts(load_options(single), 1, training=True).networks["net_g"]
+    assert all(
+        torch.equal(value, pretrained[name])
+        for name, value in network.state_dict().items()
+        if name.startswith("body.")
+    )
+    rows = {line.split()[0]: line.split()[1:] for line in caplog.text.splitlines() if "_sr_x" in line}
+    assert rows["head_sr_x4"][0] == rows["head_sr_x2"][0] == rows["head_sr_x2"][1] == "-"
+    with pytest.raises(OptionError, match="missing: head_sr_x4"):
+        build_parts(load_options(single), 1, training=False)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "deciding"),
+    [
+        (None, ["photos_sr_x2"]),
+        ("dn_g25", ["photos_dn_g25"]),
+        ("mean", ["photos_sr_x2", "photos_dn_g25"]),
+    ],
+)
+def test_the_option_says_which_task_decides_what_is_best(tmp_path, chosen, deciding):
+    written = options(tmp_path)
+    written["datasets"]["val_2"] = {**written["datasets"]["val"], "name": "again"}
+    written["val"] = {**written["val"], "best_task": chosen}
+    run = trainer(written)
+    names = ["photos_sr_x2", "photos_dn_g25", "again_sr_x2", "again_dn_g25"]
+    assert list(run.validator._loaders) == names
+    assert run.kind.deciding(names) == deciding
+
+
+def test_the_best_weights_are_those_of_the_best_mean(tmp_path, monkeypatch):
+    scores = {"photos_sr_x2": iter([30.0, 40.0, 10.0]), "photos_dn_g25": iter([30.0, 10.0, 51.0])}
+    written = options(tmp_path / "run")
+    written["val"] = {**written["val"], "best_task": "mean"}
+    run = trainer(written)
+    run.log = RunLogger(run.options, run.folder, True, 0, True)
+    monkeypatch.setattr(
+        run.validator,
+        "run",
+        lambda *_: {name: Evaluation({"psnr": next(of)}) for name, of in scores.items()},
+    )
+    saved = []
+    monkeypatch.setattr(run, "_save_networks", lambda label: saved.append((label, run.iteration)))
+    for run.iteration in (1, 2, 3):
+        results = run.validate()
+    run.log.close()
+    assert saved == [("best", 1), ("best", 3)]
+    assert results["mean"].scores == {"psnr": 30.5}
+    assert run.best["mean"]["psnr"] == {"value": 30.5, "iteration": 3}
+    assert run.best["photos_sr_x2"]["psnr"] == {"value": 40.0, "iteration": 2}
+
+
+def test_one_task_alone_is_evaluated_where_that_is_asked_for(tmp_path):
+    written = options(tmp_path)
+    network = build_parts(load_options(written), 1, training=True).networks["net_g"]
+    torch.save({"params": network.state_dict()}, tmp_path / "weights.pth")
+    written["path"] = {**written["path"], "pretrain_network_g": str(tmp_path / "weights.pth")}
+    written["path"]["results_root"] = str(tmp_path)
+    assert set(evaluate(load_options(written), task="dn_g25")) == {"photos_dn_g25"}
+    with pytest.raises(OptionError, match="--task: found 'dn_g52', expected one of the tasks, sr_x2, dn_g25"):
+        evaluate(load_options(written), task="dn_g52")
+    with pytest.raises(OptionError, match="--task: found 'sr_x2' for a RestorationModel, expected no task"):
+        evaluate(load_options(tiny_options(tmp_path)), task="sr_x2")
 
 
 @pytest.mark.slow
@@ -135,3 +217,13 @@ def test_two_ranks_train_and_score_what_one_does(tmp_path, train_command):
 def test_tasks_that_do_not_fit_are_one_line(tmp_path, tasks, message):
     with pytest.raises(OptionError, match=message):
         trainer(options(tmp_path, tasks=tasks))
+
+
+def test_an_unknown_task_that_is_to_decide_is_one_line(tmp_path):
+    written = options(tmp_path)
+    written["val"] = {**written["val"], "best_task": "dn_g52"}
+    message = (
+        r"val.best_task: found 'dn_g52', expected one of the tasks, sr_x2, dn_g25, or mean; did you mean"
+    )
+    with pytest.raises(OptionError, match=message):
+        load_options(written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from typing import Any
 
 import torch
@@ -87,17 +88,40 @@ def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
 
 
 def print_scores(results: Mapping[str, Evaluation]) -> None:
-    """Print one row a data set and metric, with what baselines reach beside it where there are any."""
+    """Print one row a data set, with each metric and what baselines reach beside it where there are any."""
+    _console().print(_scores_table(results, {}))
+
+
+def scores_in_words(
+    results: Mapping[str, Evaluation], best: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> str:
+    """Return the same table as text, with the best scores so far: data set → metric → value and iteration."""
+    text = StringIO()
+    Console(file=text, width=_PIPE_WIDTH, color_system=None).print(_scores_table(results, best))
+    lines = (line.rstrip() for line in text.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _scores_table(
+    results: Mapping[str, Evaluation], best: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> Table:
+    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.scores))
     baselines = list(dict.fromkeys(name for result in results.values() for name in result.baselines))
-    table = Table("data set", "metric", box=box.SIMPLE)
-    for heading in ("value", *baselines):
-        table.add_column(heading, justify="right")
+    table = Table("data set", box=box.SIMPLE)
+    for metric in metrics:
+        for heading in (metric, *baselines, *(["best"] if best else [])):
+            table.add_column(heading, justify="right")
     for name, result in results.items():
-        for metric, value in result.scores.items():
-            beside = [result.baselines.get(baseline, {}).get(metric) for baseline in baselines]
-            cells = ["" if score is None else f"{score:.4f}" for score in (value, *beside)]
-            table.add_row(name, metric, *cells)
-    _console().print(table)
+        cells = []
+        for metric in metrics:
+            of_baselines = [result.baselines.get(baseline, {}).get(metric) for baseline in baselines]
+            scores = [result.scores.get(metric), *of_baselines]
+            cells += ["" if score is None else f"{score:.4f}" for score in scores]
+            if best:
+                reached = best.get(name, {}).get(metric)
+                cells.append(f"{reached['value']:.4f} at {reached['iteration']}" if reached else "")
+        table.add_row(name, *cells)
+    return table
 
 
 def _console() -> Console:
