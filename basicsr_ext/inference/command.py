@@ -18,10 +18,10 @@ from torch import nn
 from ..archs.padding import requirement_of
 from ..config import OptionError
 from ..plugins import PluginError
-from .description import Description, check_task, describe, open_network
+from .description import Description, describe, open_network
 from .files import Job, Outcome, PictureRestorer, plan, restore_files
 from .records import Record
-from .restore import Restorer, channel_guesses, try_network
+from .restore import Restorer, channel_guesses, check_task, try_network
 
 REFUSALS = (OptionError, PluginError, OSError, ValueError, RuntimeError)
 """What is raised before anything is restored; the message is for the user."""

@@ -152,15 +152,6 @@ def open_network(weights: Path, description: Description) -> nn.Module:
     return network.eval()
 
 
-def check_task(network: nn.Module, task: str | None) -> None:
-    """Raise a ValueError unless ``task``, or None, says what a network is to do; ``--task`` in commands."""
-    tasks = list(getattr(network, "tasks", ()))
-    if task is not None and task not in tasks:
-        raise ValueError(f"--task {task}: the weights are for {tasks or 'one task without a name'}")
-    if task is None and len(tasks) > 1:
-        raise ValueError(f"the weights are for several tasks; choose one with --task: {' '.join(tasks)}")
-
-
 def _is_known(name: str) -> bool:
     try:
         NETWORKS.find(name)
