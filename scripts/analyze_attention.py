@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
         raise CommandError(f"{name} has no layer of ours that attends to places of a map")
     blocks = by_block(by_layer, subject.network)
     options.out.mkdir(parents=True, exist_ok=True)
-    np.savez(options.out / "distances.npz", **blocks)
-    np.savez(options.out / "by_layer.npz", **by_layer)
+    for name, distances_of in (("distances", blocks), ("by_layer", by_layer)):
+        np.savez(options.out / f"{name}.npz", **distances_of)  # pyright: ignore[reportArgumentType]
     drawn = draw_distances(list(blocks.values()), subject.name, options.out / "distances.png")
     nearest, furthest = (float(pick(list(map(pick, blocks.values())))) for pick in (min, max))
     print(f"{len(blocks)} blocks, heads attend {nearest:.1f} to {furthest:.1f} pixels far: {options.out}")

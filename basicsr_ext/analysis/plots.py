@@ -85,7 +85,7 @@ def draw_distances(blocks: Sequence[np.ndarray], title: str, file: Path) -> bool
     axes = page.subplots()
     for number, heads in enumerate(blocks, 1):
         axes.scatter([number] * len(heads), heads, c=range(len(heads)), cmap="viridis", s=14)
-    axes.set(xlabel="block", ylabel="mean attention distance, pixels", title=title, ylim=(0, None))
+    axes.set(xlabel="block", ylabel="mean attention distance, pixels", title=title)
     axes.grid(alpha=0.3)
     page.savefig(file, dpi=110)
     return True

@@ -85,7 +85,7 @@ def attend_to_neighbours(qkv: Tensor, rpb: Tensor, dropout: float = 0.0) -> Tens
     def attend(q: Tensor, kv: Tensor, which: Side) -> Tensor:
         added = bias.masked_fill(_strangers(size, tile, radius, which, q.device), -torch.inf).unsqueeze(0)
         (q, k, v), shape = (part.flatten(0, 2) for part in (*q, *kv)), q.shape[1:4]
-        places = partial(_places, which, shape[1:], tile, radius, (shape[0], *size), q.device)
+        places = partial(_places, which, (shape[1], shape[2]), tile, radius, (shape[0], *size), q.device)
         return attention(q, k, v, added, dropout=dropout, places=places).unflatten(0, shape)
 
     # Only tiles at the border of the map differ in their masks: nine kinds at most.
