@@ -21,6 +21,7 @@ import yaml
 from helpers import ENVIRONMENT, ROOT
 
 from basicsr_ext import build_network, load_options
+from basicsr_ext.inference.description import ENTRY, Description
 
 PAGES = ["README.md", "datasets/README.md", "experiments/README.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -39,6 +40,8 @@ STAND_INS = {
     r"--gt DIR --lq DIR": "--gt datasets/DF2K/HR --lq datasets/DF2K/LR",
     r"\bFOLDER\b": "datasets/DF2K/HR",
     r"\bDISK\b": "disk",
+    # Weights of runs that take minutes.
+    r"experiments/quickstart_(pretrain|finetune)/models/\w+\.pth": r"\1.pth",
     # Fewer processes; machines that are this one.
     r"--nproc_per_node=8": "--nproc_per_node=2",
     r"--max-restarts=N": "--max-restarts=1 train.py -opt options/quickstart.yml",
@@ -190,6 +193,20 @@ def original(tmp_path_factory):
     torch.save(
         {"params": build_network({"type": "EMT", "upscale": 4}).state_dict()}, folder / "EMT_LSR_x4.pth"
     )
+    for name, tasks in {
+        "pretrain": {"scales": [2, 4], "noise_levels": [25]},
+        "finetune": {"scales": [4]},
+    }.items():
+        network = {
+            "type": "EDT",
+            "embed_dim": 12,
+            "depths": [2],
+            "num_heads": [2],
+            "window_size": [2, 4],
+            **tasks,
+        }
+        entry = Description(network).entry()
+        torch.save({"params": build_network(network).state_dict(), ENTRY: entry}, folder / f"{name}.pth")
     basicsr_file(folder)
     return folder
 

@@ -59,7 +59,7 @@ class MinibatchCKA:
     """
 
     def __init__(self) -> None:
-        self._sums: tuple[Tensor, ...] | None = None
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
     def update(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         """Take in one batch.
@@ -73,11 +73,8 @@ class MinibatchCKA:
         """
         grams, others = _grams(first), _grams(second)
         own = [torch.stack([_estimate(g[None], g[None])[0, 0] for g in part]) for part in (grams, others)]
-        parts = _estimate(grams, others), *own
-        if self._sums is None:
-            self._sums = parts
-        else:
-            self._sums = tuple(a + b for a, b in zip(self._sums, parts, strict=True))
+        joint, first_own, second_own = self._sums or (0, 0, 0)
+        self._sums = (joint + _estimate(grams, others), first_own + own[0], second_own + own[1])
 
     def value(self) -> np.ndarray:
         """Return CKA between each of the first layers and each of the second; NaN for what does not vary.

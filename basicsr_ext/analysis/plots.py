@@ -70,3 +70,22 @@ def draw_shares(
         axes.grid(alpha=0.3)
     page.savefig(file, dpi=110)
     return True
+
+
+def draw_distances(blocks: Sequence[np.ndarray], title: str, file: Path) -> bool:
+    """Draw the distances of each block's heads; return whether matplotlib is there to do it.
+
+    Args:
+        blocks: in order, each (heads,), sorted.
+        title: of the network.
+        file: PNG to write.
+    """
+    if (page := figure(4.6, 3)) is None:
+        return False
+    axes = page.subplots()
+    for number, heads in enumerate(blocks, 1):
+        axes.scatter([number] * len(heads), heads, c=range(len(heads)), cmap="viridis", s=14)
+    axes.set(xlabel="block", ylabel="mean attention distance, pixels", title=title)
+    axes.grid(alpha=0.3)
+    page.savefig(file, dpi=110)
+    return True

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..archs import pixel_range
-from ..archs.padding import crop_to, pad_to, requirement_of
+from ..archs.padding import pad_to, requirement_of
 from ..data.degradations import degraded_pairs
 from ..data.pairs import CropPlace, ImagePairs
 from ..data.sampling import Purpose, sample_rng
 from ..data.sources import ImageSource, LazyImage
 from ..data.transforms import Color, Conversion, Orientation
 from ..inference.channels import to_channels
-from ..inference.description import check_task, describe, open_network
+from ..inference.description import describe, open_network
 from ..inference.pictures import Picture
-from ..inference.restore import channel_guesses, try_network
+from ..inference.restore import channel_guesses, check_task, try_network
 from ..models.multitask_model import Task
 
 
@@ -70,6 +70,10 @@ class Subject:
                 the errors of :func:`.describe` and :func:`.open_network`.
         """
         described = describe(weights, option_file, plugins)
+        if described.purpose:
+            raise ValueError(
+                f"{weights}: trained with model_type: {described.purpose}, which restores no images"
+            )
         network = open_network(weights, described).to(device).requires_grad_(False)
         check_task(network, task)
         requirement = requirement_of(network, described.window_size, task)
@@ -89,13 +93,18 @@ class Subject:
         Images are mirrored where windows need a larger one, and only there: the features of others are of
         nothing but the image.
         """
-        requirement, white = (
-            requirement_of(self.network, self.window_size, self.task),
-            pixel_range(self.network),
-        )
-        padded = (x if requirement.fits(x) else pad_to(x, requirement)) * white
-        y = self.network(padded) if self.task is None else self.network(padded, self.task)
-        return crop_to(y, (x.shape[2] * self.scale, x.shape[3] * self.scale)) / white
+        return self.restored(self.fitted(x))[..., : x.shape[2] * self.scale, : x.shape[3] * self.scale]
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W), mirrored at bottom and right where windows need a larger one."""
+        requirement = requirement_of(self.network, self.window_size, self.task)
+        return x if requirement.fits(x) else pad_to(x, requirement)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Return what the network makes of images that are :meth:`fitted`."""
+        white = pixel_range(self.network)
+        y = self.network(x * white) if self.task is None else self.network(x * white, self.task)
+        return y / white
 
     def input(self, image: np.ndarray) -> Tensor:
         """Return an image (H, W, 3 or 1), RGB or grey, uint8 or uint16, as the network takes it: (C, H, W).

@@ -18,11 +18,11 @@ from torch import nn
 from ..archs.padding import requirement_of
 from ..config import OptionError
 from ..plugins import PluginError
-from .description import Description, check_task, describe, open_network, open_reader
+from .description import Description, describe, open_network, open_reader
 from .files import Outcome, PictureRestorer, Restoration, pictures, plan, restore_files, results_of
 from .reading import TABLES, Reading, ReadingWorker, write_table
 from .records import Record
-from .restore import Restorer, channel_guesses, try_network
+from .restore import Restorer, channel_guesses, check_task, try_network
 
 REFUSALS = (OptionError, PluginError, OSError, ValueError, RuntimeError)
 """What is raised before anything is made; the message is for the user."""

@@ -147,15 +147,6 @@ def open_network(weights: Path, description: Description) -> nn.Module:
     return network.eval()
 
 
-def check_task(network: nn.Module, task: str | None) -> None:
-    """Raise a ValueError unless ``task``, or None, says what a network is to do; ``--task`` in commands."""
-    tasks = list(getattr(network, "tasks", ()))
-    if task is not None and task not in tasks:
-        raise ValueError(f"--task {task}: the weights are for {tasks or 'one task without a name'}")
-    if task is None and len(tasks) > 1:
-        raise ValueError(f"the weights are for several tasks; choose one with --task: {' '.join(tasks)}")
-
-
 def open_reader(weights: Path, description: Description, network: nn.Module) -> PictureReader:
     """Return what the kind of training that ``network`` is from makes of pictures.
 

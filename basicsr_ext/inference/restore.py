@@ -318,6 +318,15 @@ def try_network(
     raise ValueError(refusals[0])
 
 
+def check_task(net: nn.Module, task: str | None) -> None:
+    """Raise a ValueError unless ``task``, or None, says what ``net`` is to do; ``--task`` in commands."""
+    tasks = list(getattr(net, "tasks", ()))
+    if task is not None and task not in tasks:
+        raise ValueError(f"--task {task}: the weights are for {tasks or 'one task without a name'}")
+    if task is None and len(tasks) > 1:
+        raise ValueError(f"the weights are for several tasks; choose one with --task: {' '.join(tasks)}")
+
+
 def channel_guesses(net: nn.Module) -> Sequence[int]:
     """Return how many channels the images of ``net`` may have: colour, grey, two views, or others."""
     first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)

@@ -111,6 +111,7 @@ def test_the_detector_sums_the_gradients_magnitudes():
     y[0, 0, 3, 3] = 2  # the pixels above and left of it differ from it, and it from two others
     assert Patch(0, 0, 2).response(y).item() == 0
     assert Patch(0, 0, 6).response(y).item() == pytest.approx(2 + 2 + 8**0.5)
+    assert Patch(1, 1, 3).response(y).item() == pytest.approx(2 + 2 + 8**0.5)
 
 
 # --- summaries --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from .biased_attention import biased_attention
 from .position_bias import PositionBias, look_up
-from .stripes import Tiling, mask_between
+from .stripes import Tiling, mask_between, places_between
 from .windows import Side
 
 
@@ -81,8 +82,11 @@ class CosineAttention(nn.Module):
         """
         scale = self.logit_scale.clamp(max=self._STEEPEST).exp()
         q, k = (q * scale).to(v.dtype), k.to(v.dtype)
-        mask = mask_between(queries, keys, (q.shape[1], q.shape[2]), v.device, v.dtype)
-        return biased_attention(q, k, v, self._bias(queries.window, keys.window, cache), mask)
+        grid = (q.shape[1], q.shape[2])
+        mask = mask_between(queries, keys, grid, v.device, v.dtype)
+        bias = self._bias(queries.window, keys.window, cache)
+        places = partial(places_between, queries, keys, grid, len(q), v.device)
+        return biased_attention(q, k, v, bias, mask, places)
 
     def _bias(self, queries: Side, keys: Side, cache: BiasCache | None) -> Tensor:
         window, anchors = max(queries, keys), min(queries, keys)

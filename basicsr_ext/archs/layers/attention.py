@@ -22,13 +22,16 @@ there (not timed).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .onlooker import Places, show
 
 _CHUNK = 2**17  # logits whose two or three copies fit a core's cache
 
@@ -40,6 +43,7 @@ def attention(
     bias: Tensor | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    places: Callable[[], Places] | None = None,
 ) -> Tensor:
     """Return ``softmax(scale * q @ k^T + bias) @ v``.
 
@@ -51,29 +55,51 @@ def attention(
             ``bias[m % G]``, so a bias a window serves every image of a batch.
         scale: default ``D ** -0.5``.
         dropout: probability that a weight is dropped; the others are scaled up.
+        places: of queries and keys, for an onlooker.
 
     Returns:
         (M, heads, N, D).
     """
-    return _attention((q, k, v), bias, scale, dropout)
+    return _attention((q, k, v), bias, scale, dropout, places)
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, bias: Tensor | None, scale: float, rows: slice = slice(None)
+) -> Tensor:
+    """Return ``softmax(scale * q @ k^T + bias)`` of some queries, (M, heads, n, K); see :func:`attention`."""
+    logits = (q[..., rows, :] * scale) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = (logits.unflatten(0, (-1, len(bias))) + bias[..., rows, :]).flatten(0, 1)
+    return logits.softmax(-1)
 
 
 def self_attention(
-    qkv: Tensor, bias: Tensor | None = None, scale: float | None = None, dropout: float = 0.0
+    qkv: Tensor,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    places: Callable[[], Places] | None = None,
 ) -> Tensor:
     """Return :func:`attention` of queries, keys and values that lie in one tensor (3, M, heads, N, D).
 
     So do their gradients: they need not be joined.
     """
-    return _attention((qkv,), bias, scale, dropout)
+    return _attention((qkv,), bias, scale, dropout, places)
 
 
-def _attention(parts: tuple[Tensor, ...], bias: Tensor | None, scale: float | None, dropout: float) -> Tensor:
+def _attention(
+    parts: tuple[Tensor, ...],
+    bias: Tensor | None,
+    scale: float | None,
+    dropout: float,
+    places: Callable[[], Places] | None,
+) -> Tensor:
     q, k, v = parts if len(parts) == 3 else parts[0]
     dim = q.shape[-1]
     factor = dim**-0.5 if scale is None else scale
     if bias is not None:
         bias = bias.to(q.dtype)
+    show(partial(attention_weights, q, k, bias, factor), places)
     learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if learns and q.device.type == "cpu" and not dropout and not torch.compiler.is_compiling():
         return _BiasedAttention.apply(bias, factor, *parts)

@@ -22,13 +22,15 @@ Shapes: B batch, I x J windows of an image, N queries and K keys of a window, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .attention import attention
+from .attention import attention, attention_weights
+from .onlooker import Places, show
 
 _CHUNK = 2**19  # logits whose two or three copies fit a core's cache
 
@@ -45,7 +47,14 @@ class Mask(NamedTuple):
     table: Tensor
 
 
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Mask | None = None) -> Tensor:
+def biased_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    mask: Mask | None = None,
+    places: Callable[[], Places] | None = None,
+) -> Tensor:
     """Return ``softmax(q @ k^T + bias + mask) @ v``.
 
     Args:
@@ -54,11 +63,13 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Mask |
         v: values.
         bias: (heads, N, K), one for all windows.
         mask: of windows at the border of a shifted map.
+        places: of queries and keys, for an onlooker.
 
     Returns:
         (B, I, J, heads, N, D).
     """
     regions, table = mask or (None, None)
+    show(partial(_weights, q, k, bias, mask), places)
     on_cpu = q.device.type == "cpu"
     if on_cpu and torch.is_grad_enabled() and (q.requires_grad or bias.requires_grad):
         return _attend(q, k, v, bias.to(v.dtype), regions, table)
@@ -73,6 +84,25 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Mask |
             row.append(_attend_to(queries, keys, values, added))
         rows.append(torch.cat(row, 2))
     return torch.cat(rows, 1)
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor, mask: Mask | None, rows: slice) -> Tensor:
+    """Return the weights of some queries: (B * I * J, heads, n, K)."""
+    added = bias[None, None, :, rows].to(q.dtype)
+    if mask is not None:
+        # Of the windows along an axis, the last is of the last kind, all others of the first.
+        kinds = [
+            torch.tensor([0] * (count - 1) + [types - 1], device=q.device)
+            for count, types in zip(q.shape[1:3], mask.regions.shape, strict=False)
+        ]
+        of_kinds = torch.stack(
+            [
+                torch.stack([table[regions[rows]] for table, regions in zip(*row, strict=True)])
+                for row in zip(mask.table, mask.regions, strict=True)
+            ]
+        )
+        added = added + of_kinds[kinds[0]][:, kinds[1]].unsqueeze(2)
+    return attention_weights(q[..., rows, :].flatten(0, 2), k.flatten(0, 2), added.flatten(0, 1), 1.0)
 
 
 def _attend_to(q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:

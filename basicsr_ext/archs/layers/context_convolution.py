@@ -6,6 +6,7 @@ Shapes: B batch, H x W map, C channels, D channels of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from .attention import attention
 from .convolution import in_nchw, pointwise
+from .onlooker import pooled_places
 
 
 class ContextWeights(nn.Module):
@@ -100,5 +102,6 @@ class AttnConv(nn.Module):
         q = pointwise(self.global_q, x).flatten(1, 2).unflatten(2, (self.global_heads, -1))
         kv = pointwise(self.global_kv, pooled).flatten(1, 2).unflatten(2, (2, self.global_heads, -1))
         q, (k, v) = q.transpose(1, 2), kv.permute(2, 0, 3, 1, 4)  # (B, heads, tokens, D)
-        y = attention(q, k, v, scale=self.scale, dropout=self.attn_drop if self.training else 0.0)
+        dropout, places = self.attn_drop if self.training else 0.0, partial(pooled_places, x, self.pool)
+        y = attention(q, k, v, scale=self.scale, dropout=dropout, places=places)
         return y.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3])

@@ -7,12 +7,13 @@ Shapes: B batch, H x W map, C channels, C2 = C / 2, h x w a window, N = h * w it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .attention import attention
-from .windows import Side, shifted_window_mask, window_partition, window_reverse
+from .windows import Side, shifted_window_mask, window_partition, window_places, window_reverse
 
 
 class LocalAttention(nn.Module):
@@ -30,13 +31,15 @@ class LocalAttention(nn.Module):
 
     def forward(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, 3, C2) to (B, H, W, C2); with a mask (windows, 1, N, N) windows are shifted."""
-        (H, W), (h, w) = qkv.shape[1:3], self.window
+        (B, H, W), (h, w) = qkv.shape[:3], self.window
         if mask is not None:
             qkv = qkv.roll((-(h // 2), -(w // 2)), (1, 2))
         windows = window_partition(qkv, self.window)  # (M, h, w, 3, C2)
         heads = windows.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (M, N, 3, heads, D)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (M, heads, N, D)
-        x = attention(q, k, v, mask).transpose(1, 2).reshape(-1, h, w, windows.shape[-1])
+        shift = (0, 0) if mask is None else (h // 2, w // 2)
+        places = partial(window_places, (H, W), self.window, shift, (B, H, W), qkv.device)
+        x = attention(q, k, v, mask, places=places).transpose(1, 2).reshape(-1, h, w, windows.shape[-1])
         x = x + self.lepe(windows[:, :, :, 2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = window_reverse(x, (H, W))
         return x if mask is None else x.roll((h // 2, w // 2), (1, 2))

@@ -6,6 +6,8 @@ Shapes: B batch, H x W map, N = H * W, C channels, G groups of C / G channels, H
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from .attention import attention
 from .convolution import in_nchw, pointwise
 from .derived import derived
+from .onlooker import Places, pooled_places, positions
 from .resized import resized
 from .windows import Side
 
@@ -123,11 +126,14 @@ class DeformableAttention(nn.Module):
         if self.offsets:
             positions, references = self._positions(self._offsets(q))
             sampled = self._sampled(x, positions)
+            places = partial(self._places, x, positions)
         else:
             sampled = F.avg_pool2d(x.permute(0, 3, 1, 2), self.stride, ceil_mode=True).permute(0, 2, 3, 1)
             nowhere = sampled.new_zeros(len(x), self.groups, *sampled.shape[1:3], 2)
             positions, references = self._positions(nowhere)
-        y = self._attended(q, sampled.flatten(1, 2), self._bias((x.shape[1], x.shape[2]), positions))
+            places = partial(pooled_places, x, self.stride)
+        bias = self._bias((x.shape[1], x.shape[2]), positions)
+        y = self._attended(q, sampled.flatten(1, 2), bias, places)
         if isinstance(self.rpe_table, nn.Conv2d):
             y = y + in_nchw(self.rpe_table, q)
         return self.proj_drop(pointwise(self.proj_out, y)), positions, references
@@ -196,14 +202,25 @@ class DeformableAttention(nn.Module):
             table = resized(by_query, size).flatten(2).transpose(1, 2)
         return table
 
-    def _attended(self, q: Tensor, sampled: Tensor, bias: Tensor | None) -> Tensor:
+    def _places(self, x: Tensor, sampled: Tensor) -> Places:
+        B, H, W = x.shape[:3]
+        # -1 and 1 are the first and the last position of the map.
+        last = torch.tensor([H - 1, W - 1], device=x.device)
+        keys = ((sampled.float() + 1) / 2 * last).flatten(2, 3)
+        keys = keys.repeat_interleave(self.heads // self.groups, 1)
+        return Places(positions((H, W), x.device).view(1, 1, -1, 2), keys, (B, H, W))
+
+    def _attended(
+        self, q: Tensor, sampled: Tensor, bias: Tensor | None, places: Callable[[], Places]
+    ) -> Tensor:
         """Let queries (B, H, W, C) attend to keys and values projected from (B, K, C): (B, H, W, C)."""
         k, v = (
             pointwise(project, sampled).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for project in (self.proj_k, self.proj_v)
         )
         tokens = q.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, D)
-        y = attention(tokens, k, v, bias, dropout=self.attn_drop if self.training else 0.0)
+        dropout = self.attn_drop if self.training else 0.0
+        y = attention(tokens, k, v, bias, dropout=dropout, places=places)
         return y.transpose(1, 2).flatten(2).view(q.shape)
 
 

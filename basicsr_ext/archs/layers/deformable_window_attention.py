@@ -21,6 +21,8 @@ B * (H / w) * (W / w) windows, Hk x Wk = H / s x W / s points.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +33,9 @@ from .attention import attention
 from .convolution import in_nchw
 from .derived import derived
 from .multi_window_attention import check_lengths
+from .onlooker import Places
 from .window_attention import bias_from_offsets
-from .windows import Side, window_partition, window_reverse
+from .windows import Side, window_partition, window_places, window_reverse
 
 
 class Offsets(nn.Module):
@@ -118,12 +121,23 @@ class DeformableWindowBranch(nn.Module):
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         size, window, cells = (x.shape[1], x.shape[2]), (w, w), self._cells
         q, k, v = self.to_qkv(x).chunk(3, -1)
-        pairs = self._sampled(torch.cat([k, v], -1), self._positions(q))
+        sampled = self._positions(q)
+        pairs = self._sampled(torch.cat([k, v], -1), sampled)
         queries = window_partition(q, window).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         pairs = window_partition(pairs, cells).flatten(1, 2).unflatten(-1, (2, self.heads, -1))
         keys, values = pairs.permute(2, 0, 3, 1, 4)  # (M, heads, K, D)
-        y = attention(queries, keys, values, self._bias().unsqueeze(0)).transpose(1, 2).flatten(2)
+        places = partial(self._places, sampled, size, (len(x), H, W))
+        y = attention(queries, keys, values, self._bias().unsqueeze(0), places=places)
+        y = y.transpose(1, 2).flatten(2)
         return self.to_out(window_reverse(y.unflatten(1, window), size)[:, :H, :W])
+
+    def _places(self, sampled: Tensor, padded: Side, maps: tuple[int, int, int]) -> Places:
+        keys = (
+            window_partition(sampled, self._cells).flatten(1, 2).transpose(1, 2)
+        )  # (M or one image's, G, K, 2)
+        keys = keys.repeat_interleave(self.heads // self.groups, 1)
+        window = (self.window, self.window)
+        return replace(window_places(padded, window, (0, 0), maps, sampled.device), keys=keys)
 
     @property
     def _cells(self) -> Side:

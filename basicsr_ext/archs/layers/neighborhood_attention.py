@@ -11,7 +11,7 @@ I x J tiles of h x w queries and (h + 2r) x (w + 2r) keys, N and K of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from .attention import attention
 from .derived import derived
+from .onlooker import Places, is_looked_at, positions
 from .position_bias import look_up
 from .windows import Side
 
@@ -72,7 +73,8 @@ def attend_to_neighbours(qkv: Tensor, rpb: Tensor, dropout: float = 0.0) -> Tens
     Returns:
         (B, H, W, heads, D).
     """
-    if qkv.is_cuda and not torch.compiler.is_compiling() and (kernels := natten_kernels()):
+    by_natten = qkv.is_cuda and not torch.compiler.is_compiling() and not is_looked_at()
+    if by_natten and (kernels := natten_kernels()):
         return attend_by_natten(qkv, rpb, dropout, kernels)
     radius, size = rpb.shape[1] // 4, (qkv.shape[1], qkv.shape[2])
     tile = (_tile_side(size[0], radius), _tile_side(size[1], radius))
@@ -83,7 +85,8 @@ def attend_to_neighbours(qkv: Tensor, rpb: Tensor, dropout: float = 0.0) -> Tens
     def attend(q: Tensor, kv: Tensor, which: Side) -> Tensor:
         added = bias.masked_fill(_strangers(size, tile, radius, which, q.device), -torch.inf).unsqueeze(0)
         (q, k, v), shape = (part.flatten(0, 2) for part in (*q, *kv)), q.shape[1:4]
-        return attention(q, k, v, added, dropout=dropout).unflatten(0, shape)
+        places = partial(_places, which, (shape[1], shape[2]), tile, radius, (shape[0], *size), q.device)
+        return attention(q, k, v, added, dropout=dropout, places=places).unflatten(0, shape)
 
     # Only tiles at the border of the map differ in their masks: nine kinds at most.
     done = [
@@ -178,6 +181,20 @@ def _tile_side(length: int, radius: int) -> int:
     sides = (side for side in range(least, 4 * least) if length % side == 0 or length % side > radius)
     cost = {side: -(-length // side) * side * (side + 2 * radius) for side in sides if side < length}
     return min(cost, key=lambda side: cost[side], default=length)
+
+
+def _places(
+    first: Side, counts: Side, tile: Side, radius: int, maps: tuple[int, int, int], device: torch.device
+) -> Places:
+    """Return where the tokens of so many tiles lie, counted from the one in row and column ``first``."""
+    corners = (positions(counts, device) + torch.tensor(first, device=device)) * torch.tensor(
+        tile, device=device
+    )
+    tokens = [
+        (corners.view(-1, 1, 2) + positions((tile[0] + 2 * r, tile[1] + 2 * r), device).view(1, -1, 2) - r)
+        for r in (0, radius)
+    ]
+    return Places(tokens[0].unsqueeze(1), tokens[1].unsqueeze(1), maps)
 
 
 def _kinds(count: int) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .biased_attention import Mask
 from .derived import derived
+from .onlooker import Places, positions
 from .windows import Side
 
 _REGIONS = 9
@@ -71,6 +72,18 @@ def mask_between(
         _regions(queries.window, queries.shift, kinds, device),
         _separation(keys.window, keys.shift, kinds, device, dtype),
     )
+
+
+def places_between(queries: Tiling, keys: Tiling, grid: Side, batch: int, device: torch.device) -> Places:
+    """Return where the tokens of two tilings of the same I x J ``grid`` lie on the finer map of both."""
+    h, w = max(queries.window, keys.window)
+    tokens = []
+    for tiling in (queries, keys):
+        factor = h // tiling.window[0]
+        size = grid[0] * tiling.window[0], grid[1] * tiling.window[1]
+        centres = positions(size, device) * factor + (factor - 1) / 2
+        tokens.append(tiling.split(centres, 1, 1)[0].flatten(0, 2))  # (I * J, 1, N, 2)
+    return Places(tokens[0], tokens[1], (batch, grid[0] * h, grid[1] * w))
 
 
 def full_mask(queries: Tiling, keys: Tiling, grid: Side, device: torch.device) -> Tensor:

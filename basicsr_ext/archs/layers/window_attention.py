@@ -6,6 +6,7 @@ B batch, H x W map, C channels, h x w window, N = h * w its tokens, D channels o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from .attention import self_attention
 from .derived import derived
 from .position_bias import look_up
-from .windows import Side, shifted_window_mask, window_partition, window_reverse
+from .windows import Side, shifted_window_mask, window_partition, window_places, window_reverse
 
 
 class WindowAttention(nn.Module):
@@ -100,7 +101,7 @@ def attend_within_windows(
     Returns:
         (B, H, W, heads * D).
     """
-    (H, W), (h, w) = x.shape[1:3], window
+    (B, H, W), (h, w) = x.shape[:3], window
     if H % h or W % w:
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % h))
     size = (x.shape[1], x.shape[2])
@@ -111,7 +112,8 @@ def attend_within_windows(
     windows = window_partition(x, window).flatten(1, 2)
     qkv = to_qkv(windows).unflatten(-1, (3, heads, -1))
     qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * nW, heads, N, D)
-    y = self_attention(qkv, added, scale, dropout).transpose(1, 2).flatten(2)
+    places = partial(window_places, size, window, shift, (B, H, W), x.device)
+    y = self_attention(qkv, added, scale, dropout, places).transpose(1, 2).flatten(2)
     y = window_reverse(y.unflatten(1, window), size)
     if any(shift):
         y = y.roll(shift, (1, 2))

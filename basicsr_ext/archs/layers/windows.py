@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .derived import derived
+from .onlooker import Places, positions
 
 Side = tuple[int, int]
 
@@ -23,6 +24,24 @@ def window_reverse(windows: Tensor, size: Side) -> Tensor:
     """Put (B * nW, h, w, ...) back together to (B, H, W, ...), where ``size`` is (H, W)."""
     (h, w), rest, (H, W) = windows.shape[1:3], windows.shape[3:], size
     return windows.reshape(-1, H // h, W // w, h, w, *rest).transpose(2, 3).reshape(-1, H, W, *rest)
+
+
+def window_places(
+    padded: Side, window: Side, shift: Side, maps: tuple[int, int, int], device: torch.device, part: int = 0
+) -> Places:
+    """Return where the tokens of windows lie that attend to themselves.
+
+    Args:
+        padded: (H, W) of the map that is divided.
+        window: (h, w).
+        shift: rows and columns by which windows are shifted to the bottom right.
+        maps: B, H, W of the layer's input.
+        device: of the result.
+        part: see :class:`.Places`.
+    """
+    rolled = positions(padded, device).roll((-shift[0], -shift[1]), (1, 2))
+    tokens = window_partition(rolled, window).flatten(1, 2).unsqueeze(1)
+    return Places(tokens, tokens, maps, part)
 
 
 @derived
