@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
         if scores is None:
             raise CommandError(f"{name} has ended without a validation; set val.val_freq and val.metrics")
         results[fold] = scores
-        write_table(Path(options.path.experiments_root) / f"{options.name}_folds", results)
+        write_table(paths.run_folder(options.path.experiments_root, f"{options.name}_folds"), results)
     print(table(results))
     return []
 

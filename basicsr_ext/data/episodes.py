@@ -267,6 +267,10 @@ def _resized(plane: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
     return plane if plane.shape == size else cv2.resize(plane, size[::-1], interpolation=how)
 
 
+class AbsentClassError(ValueError):
+    """Volumes that do not show what they are to be evaluated with; the message begins with a path."""
+
+
 class QuerySet:
     """One item for every organ and query volume that shows it, with slices of the support volume.
 
@@ -309,15 +313,14 @@ class QuerySet:
         self._side, self._parts, self._whole = side, 1 if whole else parts, whole
         queries = [number for number in volumes if number != self._support]
         held = {number: set(np.unique(source.label(number)).tolist()) for number in volumes}
-        for name, value in organs.items():
-            if value not in held[self._support]:
-                path = source.path(self._support, "label")
-                raise ValueError(
-                    f"{path}: the support does not show {name} (label {value}); take another one"
-                )
-            if not any(value in held[number] for number in queries):
-                raise ValueError(
-                    f"{source.path(queries[0], 'label')}, …: no query shows {name} (label {value})"
+        shown = set[int]().union(*(held[number] for number in queries))
+        for which, path, there in (
+            ("the support does not show", source.path(self._support, "label"), held[self._support]),
+            ("no query shows", f"{source.path(queries[0], 'label')}, …", shown),
+        ):
+            if missing := [f"{name} (label {value})" for name, value in organs.items() if value not in there]:
+                raise AbsentClassError(
+                    f"{path}: {which} {', '.join(missing)}; take another support or organs"
                 )
         self._items = [
             (name, number) for name, value in organs.items() for number in queries if value in held[number]

@@ -13,7 +13,7 @@ from ..config.values import Expect, NonNegativeFloat, PositiveFloat, PositiveInt
 from . import DATASETS
 from .phantoms import ORGANS, PhantomSource
 from .sections import DatasetSection
-from .volumes import NiftiVolumes, VolumeSource, fold_of
+from .volumes import Kind, NiftiVolumes, VolumeSource, fold_of
 
 if TYPE_CHECKING:
     from .episodes import Distortion
@@ -89,8 +89,12 @@ class FewShotSection(DatasetSection):
         """Return what the label values 1, 2, … mean."""
         raise NotImplementedError
 
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         """Return the volumes, and the numbers of those that count.
+
+        Args:
+            training: those to train on.
+            whatever: of files, too, that are missing or do not fit together.
 
         Raises:
             ValueError: files are missing or do not fit together.
@@ -145,10 +149,12 @@ class FewShotVolumes(FewShotSection):
         return self.classes
 
     @override
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         labels = not training or (isinstance(self, EpisodeKeys) and bool(self.exclude))
-        kinds = ["image", *["label"] * labels, *["supervoxels"] * training]
-        source = NiftiVolumes(self.dataroot, kinds, self.supervoxels)  # pyright: ignore[reportArgumentType]
+        kinds: list[Kind] = ["image"]
+        kinds += ["label"] if labels else []
+        kinds += ["supervoxels"] if training else []
+        source = NiftiVolumes(self.dataroot, kinds, self.supervoxels, whatever)
         everything = list(range(len(source.names)))
         if self.fold is None:
             return source, everything
@@ -156,8 +162,8 @@ class FewShotVolumes(FewShotSection):
         numbers = [number for number in everything if (number in tested) != training]
         if not numbers:
             raise ValueError(
-                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, neighbours sharing one; "
-                "none is left to train on"
+                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, as neighbours "
+                "share one; none is left to train on"
             )
         return source, numbers
 
@@ -177,7 +183,7 @@ class PhantomVolumes(FewShotSection):
         return list(ORGANS)
 
     @override
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         # Even numbers train, odd ones validate.
         numbers = [2 * patient + (self.split == "val") for patient in range(self.patients)]
         source = PhantomSource(self.phantom_seed, numbers, self.shape, self.supervoxel_size)

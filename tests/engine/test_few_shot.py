@@ -276,6 +276,12 @@ def _rewrite(path, change, affine=None):
     nibabel.save(nibabel.Nifti1Image(voxels, file.affine if affine is None else affine), path)
 
 
+def _one_axis_twice():
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:2, :2] = 1
+    return affine
+
+
 def _with_nan(voxels):
     voxels[3, 4, 5] = np.nan
     return voxels
@@ -302,7 +308,9 @@ def _without_liver(voxels):
             r"label_1.nii.gz: its affine is not that of image_1",
         ),
         ("label_0", _without_liver, None, r"label_0.nii.gz: the support does not show liver \(label 1\)"),
-        ("label_0", lambda v: v * 0, None, "label_0.nii.gz: the support does not show liver"),
+        ("label_0", lambda v: v * 0, None, "label_0.nii.gz: all voxels are 0; the label is empty"),
+        ("label_2", lambda v: v * 0, None, "label_2.nii.gz: all voxels are 0; the label is empty"),
+        ("image_2", lambda v: v, _one_axis_twice(), "image_2.nii.gz: its affine does not say how"),
         ("image_0", lambda v: v[:, :, :1], None, "image_0.nii.gz"),
         ("image_2", lambda v: v[..., None], None, "image_2.nii.gz: found 4 dimensions, expected 3"),
         ("label_2", lambda v: v + 0.5, None, "label_2.nii.gz: whole numbers from 0 up were expected"),
@@ -338,10 +346,33 @@ def test_a_single_slice_is_no_volume(files, tmp_path):
         section.train_set(1, 0)
 
 
+def test_scaled_integers_are_read_as_the_header_says(files):
+    import nibabel
+
+    path = files / "image_0.nii.gz"
+    before, file = read_nifti(path), nibabel.load(path)
+    stored = nibabel.Nifti1Image(np.round(np.asanyarray(file.dataobj) * 1000).astype(np.int16), file.affine)
+    stored.header.set_slope_inter(0.001, 0.25)  # as stored, not to be divided by
+    nibabel.save(stored, path)
+    assert nibabel.load(path).header.get_data_dtype() == np.int16
+    np.testing.assert_allclose(read_nifti(path), before + 0.25, atol=6e-4)
+
+
+def test_slanted_axes_count_as_the_nearest_straight_ones(files):
+    import nibabel
+
+    path = files / "image_0.nii.gz"
+    before, file = read_nifti(path), nibabel.load(path)
+    turn = [[0.98, -0.2, 0, 5], [0.2, 0.98, 0.1, 7], [0, -0.1, 1, 9], [0, 0, 0, 1]]
+    slanted = nibabel.Nifti1Image(np.asanyarray(file.dataobj).astype(np.float64), turn @ file.affine)
+    nibabel.save(slanted.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]])), path)
+    np.testing.assert_array_equal(read_nifti(path), before)
+
+
 def test_missing_supervoxels_are_named_with_the_command_that_makes_them(files, tmp_path):
     (files / "supervoxels_9/super_2.nii.gz").unlink()
     section = load_options(options(tmp_path / "run", of_files(files))).datasets.train
-    with pytest.raises(ValueError, match=r"super\*_2.nii.gz is missing.*make_supervoxels"):
+    with pytest.raises(ValueError, match=r"super\*_2.nii.gz: is missing.*make_supervoxels"):
         section.train_set(1, 0)
 
 
