@@ -107,7 +107,7 @@ class PhantomSource(VolumeSource):
     def read(self, index: int, kind: Kind) -> np.ndarray:
         image, label = _phantom(self._seed, self._numbers[index], self._shape)
         if kind == "supervoxels":
-            return supervoxels(image, self._supervoxel_size)
+            return supervoxels(image, self._supervoxel_size, method="slic")
         return (image if kind == "image" else label).copy()
 
 

@@ -17,6 +17,7 @@ from basicsr_ext.data.episodes import affine_matrix, neighbours, with_gamma
 from basicsr_ext.data.phantoms import make_phantom
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest
+from basicsr_ext.data.supervoxels import felzenszwalb
 from basicsr_ext.data.volumes import fold_of, query_bounds, read_nifti, support_slices, write_nifti
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.metrics.dice_metric import Dice, IoU
@@ -251,12 +252,34 @@ def test_two_ranks_score_what_one_does(tmp_path, train_command):
     assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize(("scale", "min_size"), [(1, 20), (30, 5), (100, 1), (300, 30)])
+def test_a_slice_is_cut_as_scikit_image_does(scale, min_size):
+    from skimage.segmentation import felzenszwalb as of_scikit_image
+
+    image = np.random.default_rng(0).random((30, 40))
+    expected = of_scikit_image(image, scale=scale, sigma=0, min_size=min_size, channel_axis=None)
+    found = felzenszwalb(image, scale, min_size, diagonals=True)
+    assert len(np.unique(expected)) == len(np.unique(found)) > 1
+    assert len(np.unique(np.stack([expected, found]).reshape(2, -1), axis=1).T) == len(np.unique(found))
+
+
+def test_supervoxels_are_pieces_of_one_brightness(monkeypatch):
+    monkeypatch.setattr("basicsr_ext.data.supervoxels._EDGES_AT_ONCE", 1000)
+    image = np.zeros((6, 20, 20))
+    image[:, 2:9, 2:9], image[1:5, 12:18, 4:16] = 0.5, 1.0
+    pieces = felzenszwalb(image + 0.001 * np.random.default_rng(0).random(image.shape), 1.0, 20)
+    assert len(np.unique(pieces)) == 3
+    for value in (0.0, 0.5, 1.0):
+        assert len(np.unique(pieces[image == value])) == 1
+
+
+@pytest.mark.slow
 def test_supervoxels_are_made_once(files):
-    command = [sys.executable, "scripts/make_supervoxels.py", files, "--size", "200", "--workers", "1"]
+    command = [sys.executable, "scripts/make_supervoxels.py", files, "--size", "50", "--workers", "1"]
     made = run_command(*command)
     assert made.returncode == 0, made.stderr
     assert "3 volumes of supervoxels written" in made.stdout
-    written = files / "supervoxels_200/supervoxels_1.nii.gz"
+    written = files / "supervoxels_50/supervoxels_1.nii.gz"
     pieces = read_nifti(written)
     assert pieces.shape == SHAPE
     assert len(np.unique(pieces)) > 10
