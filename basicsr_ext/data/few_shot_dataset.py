@@ -33,10 +33,13 @@ Shape = Annotated[
 class EpisodeKeys(LoaderKeys):
     """What training sets of episodes take besides; defaults are CAT-Net's release's."""
 
-    min_size: PositiveInt = Field(
-        default=200, description="Pixels that a supervoxel covers in one of the two slices at least."
+    shots: PositiveInt = Field(
+        default=1, description="Support slices of an episode, neighbours of each other and of the query."
     )
-    gamma: Range = Field(default=[0.5, 1.5], description="Exponent on the brightness of one of the slices.")
+    min_size: PositiveInt = Field(
+        default=200, description="Pixels that a supervoxel covers in one of an episode's slices at least."
+    )
+    gamma: Range = Field(default=[0.5, 1.5], description="Exponent on the brightness of support or query.")
     rotate: NonNegativeFloat = Field(default=5.0, description="Degrees that one slice turns by at most.")
     shift: NonNegativeFloat = Field(default=5.0, description="Pixels that it moves by at most.")
     shear: NonNegativeFloat = Field(default=5.0, description="Degrees that it is sheared by at most.")
@@ -74,7 +77,9 @@ class FewShotSection(DatasetSection):
     training_keys: ClassVar[Any] = EpisodeKeys
 
     organs: list[str] | None = Field(default=None, description="Evaluation: classes; default: all.")
-    support: Index = Field(default=0, description="Evaluation: which volume of the set is the support.")
+    support: Index | Annotated[list[Index], Field(min_length=1)] = Field(
+        default=0, description="Evaluation: which volume of the set is the support; several: a shot of each."
+    )
     parts: PositiveInt = Field(
         default=3, description="Evaluation: support slices, each for a part of a query."
     )
@@ -108,15 +113,16 @@ class FewShotSection(DatasetSection):
         assert isinstance(self, EpisodeKeys), "a training set has its keys"
         exclusion = Exclusion(tuple(self._values("exclude", self.exclude).values()), self.exclude_rule)
         volumes = self.volumes(training=True)
-        return EpisodeSet(*volumes, self.distortion, self.min_size, exclusion, seed)  # pyright: ignore[reportReturnType]
+        return EpisodeSet(*volumes, self.distortion, self.min_size, exclusion, seed, self.shots)  # pyright: ignore[reportReturnType]
 
     @override
     def eval_set(self, scale: int) -> EvalSet:
         from .episodes import QuerySet
 
         organs = self._values("organs", self.class_names() if self.organs is None else self.organs)
+        supports = self.support if isinstance(self.support, list) else [self.support]
         whole = self.query_range == "volume"
-        return QuerySet(*self.volumes(training=False), self.support, organs, self.side, self.parts, whole)  # pyright: ignore[reportReturnType]
+        return QuerySet(*self.volumes(training=False), supports, organs, self.side, self.parts, whole)  # pyright: ignore[reportReturnType]
 
     def _values(self, key: str, names: list[str]) -> dict[str, int]:
         known = self.class_names()

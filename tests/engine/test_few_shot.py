@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -119,6 +120,43 @@ def test_pairs_of_slices_are_drawn_as_by_rejection():
         assert drawn.count(pair) / len(drawn) == pytest.approx(probability, abs=0.03)
 
 
+def test_several_shots_are_neighbours_of_the_query(tmp_path):
+    section = load_options(options(tmp_path / "run", training={"shots": 2})).datasets.train
+    dataset = section.train_set(1, 7)
+    episode = dataset[SampleRequest(1, 32, 11)]
+    assert episode["support_images"].shape == (2, 3, 32, 32)
+    assert episode["support_masks"].flatten(1).any(1).all()
+    supervoxels = np.array([[[1, 2, 3]], [[1, 2, 0]], [[1, 0, 3]], [[0, 2, 3]], [[1, 2, 3]]])
+    numbers, slices, _ = neighbours(supervoxels, np.ones(5, bool), 1, length=3)
+    assert list(zip(numbers.tolist(), slices.tolist(), strict=True)) == [(1, 0), (3, 2)]
+    assert not len(neighbours(supervoxels, np.ones(5, bool), 1, length=6)[0])
+
+
+def test_several_supports_are_a_shot_each(tmp_path):
+    def items(support):
+        shots = {"support": support, "organs": ["liver"]}
+        section = load_options(options(tmp_path / "run", validation=shots)).datasets
+        return section.evaluation("val")["val"].eval_set(1)
+
+    both, first, second = items([0, 1]), items(0), items([1])
+    assert len(both) == 1
+    found = both[0]
+    assert found["support_images"].shape == (3, 2, 3, 48, 48)
+    for shot, alone in enumerate((first[1], second[1])):  # of volume 2, the second query of each
+        assert torch.equal(found["support_images"][:, shot], alone["support_images"][:, 0])
+        assert torch.equal(found["label"], alone["label"])
+    assert torch.equal(found["copy"], first[1]["copy"] & second[1]["copy"])
+    for support, message in (([0, 0], "each volume once"), ([0, 1, 2], "no query beside 3"), (3, "0 to 2")):
+        with pytest.raises(ValueError, match=message):
+            items(support)
+
+
+def test_a_run_takes_several_shots(tmp_path):
+    shots = options(tmp_path / "run", training={"shots": 2}, validation={"support": [0, 2]})
+    shots["train"]["total_iter"] = shots["val"]["val_freq"] = 1
+    assert train(load_options(shots)).best["patients"]["dice"]["value"] >= 0
+
+
 @pytest.mark.parametrize(("rule", "kept"), [("all", [0, 1, 2]), ("any", [0])])
 def test_slices_with_excluded_classes_are_left_out(rule, kept):
     from basicsr_ext.data.episodes import Exclusion
@@ -152,7 +190,7 @@ def test_every_query_slice_has_the_support_slice_of_its_part(tmp_path):
     assert item["label"].flatten(1).any(1).all()
     assert item["part"].tolist() == sorted(item["part"].tolist())
     for z, part in enumerate(item["part"]):
-        assert torch.equal(item["copy"][z], item["support_masks"][part].bool())
+        assert torch.equal(item["copy"][z], item["support_masks"][part, 0].bool())
 
 
 def test_the_stricter_setting_shows_the_whole_volume(tmp_path):
@@ -229,6 +267,17 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert same_bits(resumed.networks, whole.networks)
     assert same_bits(resumed.state["optimizers"], whole.state["optimizers"])
     assert resumed.state["best"] == whole.state["best"]
+
+
+def test_the_untrained_network_is_scored_once_where_asked_for(tmp_path):
+    written = options(tmp_path / "run")
+    written["val"]["at_start"] = True
+    written["train"]["total_iter"] = written["val"]["val_freq"] = 1
+    for _ in range(2):  # as after a run that was killed before its first checkpoint
+        train(load_options(written), auto_resume=True)
+        lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        assert [line["iteration"] for line in lines if line["kind"] == "val/patients"] == [0, 1]
+        shutil.rmtree(tmp_path / "run/training_states")
 
 
 def test_volumes_in_files_are_trained_on_and_scored(files, tmp_path):
@@ -351,7 +400,7 @@ def test_volumes_that_cannot_be_evaluated_on_are_named(files, tmp_path, file, ch
     [
         ("image_1", _with_nan, "image_1.nii.gz: 1 of 15360 voxels are NaN or infinite"),
         ("image_1", lambda v: v * 0, "image_1.nii.gz: all voxels are 0; the volume is empty"),
-        ("supervoxels_9/super_1", lambda v: v * 0, "super_1.nii.gz covers 20 pixels in one of two"),
+        ("supervoxels_9/super_1", lambda v: v * 0, "super_1.nii.gz covers 20 pixels in one of 2"),
     ],
 )
 def test_volumes_that_cannot_be_trained_on_are_named(files, tmp_path, file, change, message):
