@@ -61,11 +61,11 @@ class Settings:
         dim: width of the network, behind two stages of a ResNet-18.
     """
 
-    iterations: int = 400
+    iterations: int = 300
     batch: int = 4
     side: int = 64
-    patients: int = 16
-    queries: int = 7
+    patients: int = 12
+    queries: int = 5
     dim: int = 32
 
 
@@ -93,7 +93,7 @@ def options(row: str, seed: int, settings: Settings, folder: Path) -> dict[str, 
                 "num_worker_per_gpu": 0,
                 # The release's are for 256 pixels.
                 "min_size": 30,
-                "shift": 2.0,
+                "shift": 4.0,
                 "elastic_alpha": 3.0,
             },
             "val": {**phantoms, "split": "val", "name": "val", "patients": settings.queries + 1},
@@ -110,11 +110,11 @@ def options(row: str, seed: int, settings: Settings, folder: Path) -> dict[str, 
             "total_iter": settings.iterations,
             "ema_decay": 0.98,
             "grad_clip_norm": 1.0,
-            "optim_g": {"type": "SGD", "lr": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
+            "optim_g": {"type": "AdamW", "lr": 1e-3, "weight_decay": 1e-2},
             "scheduler": {
                 "type": "CosineLRScheduler",
                 "t_initial": settings.iterations,
-                "lr_min": 1e-4,
+                "lr_min": 1e-5,
             },
         },
         "val": {"val_freq": settings.iterations, "metrics": dict(scores)},

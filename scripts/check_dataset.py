@@ -1,11 +1,13 @@
-"""Look through data sets for images that a run would stumble over; every image is decoded.
+"""Look through data sets for images and volumes that a run would stumble over; every one is decoded.
 
     python scripts/check_dataset.py -opt options/edt_x4.yml
     python scripts/check_dataset.py --gt datasets/DF2K/HR --lq datasets/DF2K/LR_bicubic/X4 --scale 4
 
 Finds folders that are missing or empty, databases that cannot be opened, images that are truncated or
 unreadable, without partner, of another size than their partner, smaller than the patch, or of another number
-of colours. Writes what it found to REPORT.txt and REPORT.json and exits with 1 if there was anything.
+of colours. Finds volumes that are unreadable, without label or supervoxels or on another grid than these, of
+voxels that are no numbers, empty, or without what is to be trained on or segmented. Writes what it found to
+REPORT.txt and REPORT.json and exits with 1 if there was anything.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from rich.progress import track
 
 from basicsr_ext.config import OptionError, load_options, resolved_stages
 from basicsr_ext.config.schema import for_training
-from basicsr_ext.data.inspection import Finding, InspectedSet, OtherSet, inspect_all, open_set
+from basicsr_ext.data.inspection import Finding, Opened, inspect_all, open_set
 from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.files import user_path, write_atomically
 
-Opened = tuple[InspectedSet | OtherSet, list[Finding]]
+Looked = tuple[Opened, list[Finding]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,19 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     findings = {name: _look_through(name, *opened, given.workers) for name, opened in sets.items()}
-    checked = {name: len(opened[0]) for name, opened in sets.items()}
-    text = _as_text(checked, findings)
+    checked = {name: len(opened) for name, (opened, _) in sets.items()}
+    counts = {name: f"{len(opened):,} {opened.unit}" for name, (opened, _) in sets.items()}
+    text = _as_text(counts, findings)
     print(text, end="")
     _write_report(given.report, text, checked, findings)
     return int(any(findings.values()))
 
 
-def _from_options(given: argparse.Namespace) -> dict[str, Opened]:
+def _from_options(given: argparse.Namespace) -> dict[str, Looked]:
     # Missing folders are findings here, not reasons to stop.
     options = load_options(given.opt, given.force_yml, phases=())
     for plugin in options.plugins:
         import_module(plugin)
-    sets: dict[str, Opened] = {}
+    sets: dict[str, Looked] = {}
     if options.datasets.train is not None:
         largest = max(stage.gt_size for stage in resolved_stages(options))
         sets["train"] = open_set(options.datasets.train, options.scale, largest, given.channels)
@@ -65,7 +68,7 @@ def _from_options(given: argparse.Namespace) -> dict[str, Opened]:
     return sets
 
 
-def _from_folders(given: argparse.Namespace) -> dict[str, Opened]:
+def _from_folders(given: argparse.Namespace) -> dict[str, Looked]:
     option = for_training(PairedImages)(
         type="PairedImageDataset",
         dataroot_gt=str(given.gt),
@@ -75,21 +78,19 @@ def _from_folders(given: argparse.Namespace) -> dict[str, Opened]:
     return {"folders": open_set(option, given.scale, given.gt_size or given.scale, given.channels)}
 
 
-def _look_through(
-    name: str, checked: InspectedSet | OtherSet, findings: list[Finding], workers: int
-) -> list[Finding]:
+def _look_through(name: str, checked: Opened, findings: list[Finding], workers: int) -> list[Finding]:
     progress = track(
         inspect_all(checked, workers), description=name, total=len(checked), disable=not sys.stdout.isatty()
     )
     return findings + [finding for found in progress for finding in found]
 
 
-def _as_text(checked: dict[str, int], findings: dict[str, list[Finding]]) -> str:
+def _as_text(counts: dict[str, str], findings: dict[str, list[Finding]]) -> str:
     lines = []
-    for name, count in checked.items():
+    for name, count in counts.items():
         kinds = Counter(finding.kind for finding in findings[name])
         summary = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing wrong"
-        lines.append(f"{name}: {count:,} images looked through: {summary}")
+        lines.append(f"{name}: {count} looked through: {summary}")
         lines += [
             f"  {finding.kind}: {finding.path}: {' '.join(finding.message.split())}"
             for finding in findings[name]

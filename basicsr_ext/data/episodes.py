@@ -6,7 +6,7 @@ follows ALPNet (arXiv:2007.09886) and ADNet (arXiv:2203.02048).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from .volumes import VolumeSource, query_bounds, support_slices
 class Distortion:
     """How the slices of a training episode differ from the stored ones; defaults are the release's.
 
-    One slice of an episode changes its gamma, and one is warped; which one is drawn for either.
+    Either the query changes its gamma, or the support, of which each slice does so for itself; and likewise
+    one of them is warped.
 
     Attributes:
         gamma: least and largest exponent.
@@ -66,7 +67,7 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """A volume, and pairs of neighbouring slices that may be an episode: piece, lower slice, probability."""
+    """A volume, and runs of slices that may be an episode: piece, lowest slice, probability."""
 
     image: np.ndarray
     supervoxels: np.ndarray
@@ -79,17 +80,18 @@ class EpisodeSet:
     """Episodes of supervoxels: no label is needed.
 
     An episode is a function of (seed, request) alone, and the request one of the episode's number:
-    ``support_images`` float32 (1, 3, side, side), ``support_masks`` float32 (1, side, side), 1 in the
-    supervoxel, and of a neighbouring slice ``query_images`` (3, side, side) and ``query_masks`` (side, side);
+    ``support_images`` float32 (S, 3, side, side), ``support_masks`` float32 (S, side, side), 1 in the
+    supervoxel, and of the next slice ``query_images`` (3, side, side) and ``query_masks`` (side, side);
     ``path`` and ``k``. Volumes are visited in passes, where the release draws each time.
 
     Args:
         source: of volumes; each stays in memory once it was read.
         volumes: numbers of those to train on.
         distortion: of slices.
-        min_size: pixels that the larger of the two slices' pieces has at least.
+        min_size: pixels that the largest of the slices' pieces has at least.
         exclusion: slices left out.
         seed: of the run.
+        shots: S, support slices.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class EpisodeSet:
         min_size: int,
         exclusion: Exclusion,
         seed: int,
+        shots: int = 1,
     ) -> None:
         self.source, self.volumes = source, tuple(volumes)
+        self._shots = shots
         self._distortion, self._min_size, self._exclusion = distortion, min_size, exclusion
         self._seed = seed
         self._read: dict[int, _Pieces] = {}
@@ -113,69 +117,76 @@ class EpisodeSet:
         number = self.volumes[request.index]
         path = self.source.path(number, "image")
         try:
-            support, query = self._drawn(number, sample_rng(self._seed, request.k))
+            images, masks = self._drawn(number, sample_rng(self._seed, request.k))
         except Exception as error:
             raise SampleError(
                 f"episode {request.k}, {path}: {str(error).removeprefix(f'{path}: ')}"
             ) from error
         side = (request.gt_size, request.gt_size)
+        shown, marked = as_images(images, side), as_masks(masks, side)
         return {
-            "support_images": as_images(support[0][None], side),
-            "support_masks": as_masks(support[1][None], side),
-            "query_images": as_images(query[0][None], side)[0],
-            "query_masks": as_masks(query[1][None], side)[0],
+            "support_images": shown[:-1],
+            "support_masks": marked[:-1],
+            "query_images": shown[-1],
+            "query_masks": marked[-1],
             "path": path,
             "k": request.k,
         }
 
-    def _drawn(self, number: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return support and query as pairs of an image (H, W) and its mask."""
+    def _drawn(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return images (S + 1, H, W), the query last, and their masks."""
         if number not in self._read:
             self._read[number] = self._pieces(number)
         pieces = self._read[number]
         chosen = int(rng.choice(len(pieces.slices), p=pieces.probabilities))
         below, piece = int(pieces.slices[chosen]), pieces.numbers[chosen]
-        order = (below, below + 1) if rng.random() < 0.5 else (below + 1, below)
-        slices = [(pieces.image[z], (pieces.supervoxels[z] == piece).astype(np.float32)) for z in order]
-        brighter, warped = int(rng.integers(2)), int(rng.integers(2))
-        image, mask = slices[brighter]
-        slices[brighter] = with_gamma(image, rng.uniform(*self._distortion.gamma)), mask
-        slices[warped] = warp(*slices[warped], self._distortion, rng)
-        return slices
+        order = np.arange(below, below + self._shots + 1)[:: 1 if rng.random() < 0.5 else -1]
+        images, masks = pieces.image[order], (pieces.supervoxels[order] == piece).astype(np.float32)
+        support, query = range(self._shots), range(self._shots, self._shots + 1)
+        brighter, warped = (query if rng.integers(2) else support for _ in range(2))
+        for shot in brighter:
+            images[shot] = with_gamma(images[shot], rng.uniform(*self._distortion.gamma))
+        for shot in warped:
+            images[shot], masks[shot] = warp(images[shot], masks[shot], self._distortion, rng)
+        return images, masks
 
     def _pieces(self, number: int) -> _Pieces:
         image, supervoxels = self.source.image(number), self.source.supervoxels(number)
         seen = np.ones(len(image), bool)
         if self._exclusion.values:
             seen = self._exclusion.keeps(self.source.label(number))
-        found = neighbours(supervoxels, seen, self._min_size)
+        found = neighbours(supervoxels, seen, self._min_size, self._shots + 1)
         if not len(found[0]):
+            path = self.source.path(number, "supervoxels")
             raise ValueError(
-                f"no supervoxel of {self.source.path(number, 'supervoxels')} covers {self._min_size} pixels "
-                "in one of two neighbouring slices; lower min_size, exclude fewer classes or make larger ones"
+                f"no supervoxel of {path} covers {self._min_size} pixels in one of {self._shots + 1} "
+                "neighbouring slices that all show it; lower min_size or shots, exclude fewer classes or "
+                "make larger ones"
             )
         return _Pieces(image, supervoxels, *found)
 
 
 def neighbours(
-    supervoxels: np.ndarray, seen: np.ndarray, min_size: int
+    supervoxels: np.ndarray, seen: np.ndarray, min_size: int, length: int = 2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pairs of neighbouring slices that show one supervoxel: its number, lower slice, probability.
+    """Return neighbouring slices that all show one supervoxel: its number, lowest slice, probability.
 
-    As the release draws: a supervoxel, one of its runs of at least two slices, a place in the run; again
-    until the larger area is large enough.
+    As the release draws: a supervoxel, one of its runs of at least so many slices, a place in the run; again
+    until the largest area is large enough.
 
     Args:
         supervoxels: (D, H, W).
         seen: (D), the slices that count.
-        min_size: least number of pixels in the larger of the two slices.
+        min_size: least number of pixels in the largest of the slices.
+        length: number of slices.
     """
+    count = len(supervoxels) - length + 1
     largest = int(supervoxels.max()) + 1
     areas = np.stack([np.bincount(piece.ravel(), minlength=largest) for piece in supervoxels])
     areas[~seen] = 0
     areas[:, 0] = 0
-    present = (areas > 0).T
-    numbers, slices = np.nonzero(present[:, :-1] & present[:, 1:])
+    together = np.stack([areas[first : first + max(count, 0)] for first in range(length)])
+    numbers, slices = np.nonzero((together > 0).all(0).T)
     if not len(numbers):
         return numbers, slices, np.zeros(0)
     begins = np.ones(len(numbers), bool)
@@ -183,7 +194,7 @@ def neighbours(
     run = np.cumsum(begins) - 1
     places = np.bincount(run)[run]
     runs = np.bincount(numbers[begins], minlength=largest)[numbers]
-    large = np.maximum(areas[slices, numbers], areas[slices + 1, numbers]) >= min_size
+    large = together.max(0)[slices, numbers] >= min_size
     weights = (1 / (places * runs))[large]
     return numbers[large], slices[large], weights / weights.sum()
 
@@ -267,6 +278,15 @@ def _resized(plane: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
     return plane if plane.shape == size else cv2.resize(plane, size[::-1], interpolation=how)
 
 
+class AbsentClassError(ValueError):
+    """Volumes that do not show what they are to be evaluated with; the message begins with a path."""
+
+
+def _require(organs: Mapping[str, int], there: Collection[int], missing_in: str) -> None:
+    if missing := [f"{name} (label {value})" for name, value in organs.items() if value not in there]:
+        raise AbsentClassError(f"{missing_in} {', '.join(missing)}; take another support or fewer organs")
+
+
 class QuerySet:
     """One item for every organ and query volume that shows it, with slices of the support volume.
 
@@ -274,14 +294,15 @@ class QuerySet:
     many parts as there are support slices, and each part is segmented by its own. With ``whole`` nothing is
     known of the query: all its slices count, and the middle slice of the support's organ stands for all.
 
-    An item holds ``support_images`` float32 (P, 3, side, side), ``support_masks`` (P, side, side),
-    ``query_images`` (n, 3, side, side), ``part`` int64 (n), the support slice of each query slice, ``label``
-    bool (n, H, W) as stored, ``copy`` bool (n, H, W), the support's mask in its place, ``organ``, ``name``.
+    Of several support volumes each gives its slices. An item holds ``support_images`` float32 (P, S, 3, side,
+    side), ``support_masks`` (P, S, side, side), ``query_images`` (n, 3, side, side), ``part`` int64 (n), the
+    support slices of each query slice, ``label`` bool (n, H, W) as stored, ``copy`` bool (n, H, W), what most
+    of the support's masks show in their place, ``organ``, ``name``.
 
     Args:
         source: of volumes with labels.
         volumes: numbers of those to evaluate with, the support among them.
-        support: position of the support volume among them.
+        supports: positions of the S support volumes among them.
         organs: values of the classes by name.
         side: that slices are resized to; None: the stored one.
         parts: support slices.
@@ -295,30 +316,28 @@ class QuerySet:
         self,
         source: VolumeSource,
         volumes: Sequence[int],
-        support: int,
+        supports: Sequence[int],
         organs: Mapping[str, int],
         side: int | None = None,
         parts: int = 3,
         whole: bool = False,
     ) -> None:
-        if not 0 <= support < len(volumes):
-            raise ValueError(f"support: found {support}, expected 0 to {len(volumes) - 1}")
-        if len(volumes) < 2:
-            raise ValueError("one volume is no query and support; two at least are needed")
-        self.source, self._support, self._organs = source, volumes[support], dict(organs)
+        for support in supports:
+            if not 0 <= support < len(volumes):
+                raise ValueError(f"support: found {support}, expected 0 to {len(volumes) - 1}")
+        if len(set(supports)) < len(supports):
+            raise ValueError(f"support: found {list(supports)}, expected each volume once")
+        if len(volumes) <= len(supports):
+            raise ValueError(f"{len(volumes)} volume(s) hold no query beside {len(supports)} support(s)")
+        self.source, self._organs = source, dict(organs)
+        self._supports = [volumes[support] for support in supports]
         self._side, self._parts, self._whole = side, 1 if whole else parts, whole
-        queries = [number for number in volumes if number != self._support]
+        queries = [number for number in volumes if number not in self._supports]
         held = {number: set(np.unique(source.label(number)).tolist()) for number in volumes}
-        for name, value in organs.items():
-            if value not in held[self._support]:
-                path = source.path(self._support, "label")
-                raise ValueError(
-                    f"{path}: the support does not show {name} (label {value}); take another one"
-                )
-            if not any(value in held[number] for number in queries):
-                raise ValueError(
-                    f"{source.path(queries[0], 'label')}, …: no query shows {name} (label {value})"
-                )
+        for number in self._supports:
+            _require(organs, held[number], f"{source.path(number, 'label')}: the support does not show")
+        shown = set[int]().union(*(held[number] for number in queries))
+        _require(organs, shown, f"{source.path(queries[0], 'label')}, …: no query shows")
         self._items = [
             (name, number) for name, value in organs.items() for number in queries if value in held[number]
         ]
@@ -329,25 +348,30 @@ class QuerySet:
     def __getitem__(self, index: int) -> dict[str, Any]:
         organ, number = self._items[index]
         try:
-            support, support_mask = self._shown(self._support, organ)
-            chosen = support_slices(len(support), self._parts)
-            support, support_mask = support[chosen], support_mask[chosen]
             query, label = self._shown(number, organ, whole=self._whole)
+            supports = [self._support_slices(support, organ) for support in self._supports]
         except Exception as error:
             raise SampleError(f"{organ}, volume {self.source.names[number]}: {error}") from error
         size = query.shape[1:] if self._side is None else (self._side, self._side)
+        copies = torch.stack([as_masks(masks, label.shape[1:]) for _, masks in supports]).mean(0) > 0.5
         part = np.repeat(np.arange(self._parts), np.diff(query_bounds(len(query), self._parts)))
         return {
-            "support_images": as_images(support, size),
-            "support_masks": as_masks(support_mask, size),
+            "support_images": torch.stack([as_images(images, size) for images, _ in supports], 1),
+            "support_masks": torch.stack([as_masks(masks, size) for _, masks in supports], 1),
             "query_images": as_images(query, size),
             "part": torch.from_numpy(part),
             "label": torch.from_numpy(label),
-            "copy": as_masks(support_mask, label.shape[1:]).bool()[part],
+            "copy": copies[part],
             "organ": organ,
             "name": f"{organ} of volume {self.source.names[number]}",
             "index": index,
         }
+
+    def _support_slices(self, number: int, organ: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slices of a support volume that stand for the parts, (P, H, W), and their masks."""
+        image, mask = self._shown(number, organ)
+        chosen = support_slices(len(image), self._parts)
+        return image[chosen], mask[chosen]
 
     def _shown(self, number: int, organ: str, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the slices of a volume that show an organ, or all, (n, H, W), and its mask there."""

@@ -13,7 +13,7 @@ from ..config.values import Expect, NonNegativeFloat, PositiveFloat, PositiveInt
 from . import DATASETS
 from .phantoms import ORGANS, PhantomSource
 from .sections import DatasetSection
-from .volumes import NiftiVolumes, VolumeSource, fold_of
+from .volumes import Kind, NiftiVolumes, VolumeSource, fold_of
 
 if TYPE_CHECKING:
     from .episodes import Distortion
@@ -33,10 +33,13 @@ Shape = Annotated[
 class EpisodeKeys(LoaderKeys):
     """What training sets of episodes take besides; defaults are CAT-Net's release's."""
 
-    min_size: PositiveInt = Field(
-        default=200, description="Pixels that a supervoxel covers in one of the two slices at least."
+    shots: PositiveInt = Field(
+        default=1, description="Support slices of an episode, neighbours of each other and of the query."
     )
-    gamma: Range = Field(default=[0.5, 1.5], description="Exponent on the brightness of one of the slices.")
+    min_size: PositiveInt = Field(
+        default=200, description="Pixels that a supervoxel covers in one of an episode's slices at least."
+    )
+    gamma: Range = Field(default=[0.5, 1.5], description="Exponent on the brightness of support or query.")
     rotate: NonNegativeFloat = Field(default=5.0, description="Degrees that one slice turns by at most.")
     shift: NonNegativeFloat = Field(default=5.0, description="Pixels that it moves by at most.")
     shear: NonNegativeFloat = Field(default=5.0, description="Degrees that it is sheared by at most.")
@@ -74,7 +77,9 @@ class FewShotSection(DatasetSection):
     training_keys: ClassVar[Any] = EpisodeKeys
 
     organs: list[str] | None = Field(default=None, description="Evaluation: classes; default: all.")
-    support: Index = Field(default=0, description="Evaluation: which volume of the set is the support.")
+    support: Index | Annotated[list[Index], Field(min_length=1)] = Field(
+        default=0, description="Evaluation: which volume of the set is the support; several: a shot of each."
+    )
     parts: PositiveInt = Field(
         default=3, description="Evaluation: support slices, each for a part of a query."
     )
@@ -89,8 +94,12 @@ class FewShotSection(DatasetSection):
         """Return what the label values 1, 2, … mean."""
         raise NotImplementedError
 
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         """Return the volumes, and the numbers of those that count.
+
+        Args:
+            training: those to train on.
+            whatever: of files, too, that are missing or do not fit together.
 
         Raises:
             ValueError: files are missing or do not fit together.
@@ -104,15 +113,16 @@ class FewShotSection(DatasetSection):
         assert isinstance(self, EpisodeKeys), "a training set has its keys"
         exclusion = Exclusion(tuple(self._values("exclude", self.exclude).values()), self.exclude_rule)
         volumes = self.volumes(training=True)
-        return EpisodeSet(*volumes, self.distortion, self.min_size, exclusion, seed)  # pyright: ignore[reportReturnType]
+        return EpisodeSet(*volumes, self.distortion, self.min_size, exclusion, seed, self.shots)  # pyright: ignore[reportReturnType]
 
     @override
     def eval_set(self, scale: int) -> EvalSet:
         from .episodes import QuerySet
 
         organs = self._values("organs", self.class_names() if self.organs is None else self.organs)
+        supports = self.support if isinstance(self.support, list) else [self.support]
         whole = self.query_range == "volume"
-        return QuerySet(*self.volumes(training=False), self.support, organs, self.side, self.parts, whole)  # pyright: ignore[reportReturnType]
+        return QuerySet(*self.volumes(training=False), supports, organs, self.side, self.parts, whole)  # pyright: ignore[reportReturnType]
 
     def _values(self, key: str, names: list[str]) -> dict[str, int]:
         known = self.class_names()
@@ -145,10 +155,12 @@ class FewShotVolumes(FewShotSection):
         return self.classes
 
     @override
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         labels = not training or (isinstance(self, EpisodeKeys) and bool(self.exclude))
-        kinds = ["image", *["label"] * labels, *["supervoxels"] * training]
-        source = NiftiVolumes(self.dataroot, kinds, self.supervoxels)  # pyright: ignore[reportArgumentType]
+        kinds: list[Kind] = ["image"]
+        kinds += ["label"] if labels else []
+        kinds += ["supervoxels"] if training else []
+        source = NiftiVolumes(self.dataroot, kinds, self.supervoxels, whatever)
         everything = list(range(len(source.names)))
         if self.fold is None:
             return source, everything
@@ -156,8 +168,8 @@ class FewShotVolumes(FewShotSection):
         numbers = [number for number in everything if (number in tested) != training]
         if not numbers:
             raise ValueError(
-                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, neighbours sharing "
-                "one; none is left to train on"
+                f"fold: {self.fold} of {self.folds} holds all {len(everything)} volumes, as neighbours "
+                "share one; none is left to train on"
             )
         return source, numbers
 
@@ -177,7 +189,7 @@ class PhantomVolumes(FewShotSection):
         return list(ORGANS)
 
     @override
-    def volumes(self, training: bool) -> tuple[VolumeSource, list[int]]:
+    def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         # Even numbers train, odd ones validate.
         numbers = [2 * patient + (self.split == "val") for patient in range(self.patients)]
         source = PhantomSource(self.phantom_seed, numbers, self.shape, self.supervoxel_size)

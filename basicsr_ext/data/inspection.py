@@ -1,4 +1,4 @@
-"""Looking through whole data sets for images that would fail in a run.
+"""Looking through whole data sets for images and volumes that would fail in a run.
 
 A run itself only reads headers (:func:`.datasets.check_sizes`); here every image is decoded, ahead of time.
 """
@@ -8,20 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from ..config import DatasetOptions
 from . import build_eval_dataset, build_train_dataset
+from .episodes import AbsentClassError
+from .few_shot_dataset import FewShotSection
 from .images import ImageError, run_single_threaded
 from .opening import open_source, partner_names, select
 from .pairs import in_pixels
+from .samples import SampleError
 from .sampling import SampleRequest
 from .sections import ImageSection
 from .sources import FileSource, ImageSource, StoredSource
+from .volumes import VolumeSource, VoxelError
 
-Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small"]
-"""Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch."""
+Kind = Literal["folder", "unpaired", "unreadable", "channels", "size", "small", "grid", "content"]
+"""Folder, LMDB or meta-info file; partner; file; colours; size against the partner's; against the patch;
+a volume's voxels against its image's; what training or evaluation looks for in it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class InspectedSet:
     smallest: int = 1
     exact: bool = True
     colours: int | None = None
+
+    unit: ClassVar[str] = "images"
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -107,11 +115,55 @@ class InspectedSet:
 
 
 @dataclass(frozen=True)
+class VolumeSet:
+    """Volumes as they are looked through.
+
+    Args:
+        source: of volumes.
+        numbers: which of them.
+        episodes: what is trained with, where all files fit.
+        gt_size: side of an episode's slices.
+    """
+
+    source: VolumeSource
+    numbers: Sequence[int]
+    episodes: Any = None
+    gt_size: int = 1
+
+    unit: ClassVar[str] = "volumes"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def path(self, number: int) -> str:
+        """Return what messages call a volume."""
+        return self.source.path(self.numbers[number], "image")
+
+    def inspect(self, number: int) -> list[Finding]:
+        """Read all files of a volume; if nothing is wrong with them, make an episode of it."""
+        index, findings = self.numbers[number], []
+        for kind in self.source.kinds(index):
+            try:
+                getattr(self.source, kind)(index)
+            except ValueError as error:
+                path = self.source.path(index, kind)
+                findings.append(Finding("unreadable", path, str(error).removeprefix(f"{path}: ")))
+        if not findings and self.episodes is not None:
+            try:
+                self.episodes[SampleRequest(number, self.gt_size, number)]
+            except SampleError as error:
+                findings.append(Finding("content", self.path(number), str(error.__cause__ or error)))
+        return findings
+
+
+@dataclass(frozen=True)
 class OtherSet:
     """A data set that is not made of image pairs: all that can be done is to ask for each item."""
 
     dataset: Any
     gt_size: int | None
+
+    unit: ClassVar[str] = "images"
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -129,9 +181,12 @@ class OtherSet:
         return []
 
 
+Opened = InspectedSet | VolumeSet | OtherSet
+
+
 def open_set(
     option: DatasetOptions, scale: int, gt_size: int | None = None, colours: int | None = None
-) -> tuple[InspectedSet | OtherSet, list[Finding]]:
+) -> tuple[Opened, list[Finding]]:
     """Open all folders of a data set and pair their images.
 
     Args:
@@ -145,6 +200,8 @@ def open_set(
     """
     scale = option.scale or scale
     try:
+        if isinstance(option, FewShotSection):
+            return _open_volumes(option, scale, gt_size)
         if not isinstance(option, ImageSection):
             if gt_size is None:
                 return OtherSet(build_eval_dataset(option, scale), None), []
@@ -159,6 +216,24 @@ def open_set(
     smallest = gt_size if gt_size is not None and option.small_images == "stop" else scale
     rules = InspectedSet(sources, groups, scale, smallest, gt_size is not None, colours)
     return rules, findings + unpaired
+
+
+def _open_volumes(option: FewShotSection, scale: int, gt_size: int | None) -> tuple[VolumeSet, list[Finding]]:
+    """Find all volumes of a data set, and what is wrong with files, folds and classes."""
+    training = gt_size is not None
+    source, numbers = option.volumes(training, whatever=True)
+    findings = [Finding(misfit.kind, misfit.path, misfit.message) for misfit in source.misfits]
+    episodes = None
+    with suppress(VoxelError):  # which is found when the volume is looked through
+        if training and not findings:
+            episodes = option.train_set(scale, 0)
+        elif not findings:
+            try:
+                option.eval_set(scale)
+            except AbsentClassError as error:
+                path, _, message = str(error).partition(": ")
+                findings.append(Finding("content", path, message))
+    return VolumeSet(source, numbers, episodes, gt_size or 1), findings
 
 
 def pair(
@@ -189,7 +264,7 @@ def pair(
     return groups, findings
 
 
-def inspect_all(opened: InspectedSet | OtherSet, workers: int) -> Iterator[list[Finding]]:
+def inspect_all(opened: Opened, workers: int) -> Iterator[list[Finding]]:
     """Yield what is wrong with each group of images, in order, inspected by ``workers`` processes."""
     if workers <= 1 or len(opened) < 2:
         yield from map(opened.inspect, range(len(opened)))
@@ -204,10 +279,10 @@ def inspect_all(opened: InspectedSet | OtherSet, workers: int) -> Iterator[list[
         yield [Finding("unreadable", opened.path(done), "a decoder crashed on this image or one after it")]
 
 
-_inspected: InspectedSet | OtherSet
+_inspected: Opened
 
 
-def _start(opened: InspectedSet | OtherSet) -> None:
+def _start(opened: Opened) -> None:
     global _inspected
     _inspected = opened
     run_single_threaded()

@@ -1,7 +1,7 @@
 """Made abdomens: ellipsoids for organs, with the contrast of a T2-weighted scan. Nothing to download.
 
-Patients differ in place, size, tilt and brightness of every organ; noise and a smooth change of brightness
-over the volume come on top.
+Patients differ in where they lie, and in place, size, tilt and brightness of every organ; noise and a smooth
+change of brightness over the volume come on top.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from .sampling import sample_rng
 from .supervoxels import supervoxels
-from .volumes import Kind, VolumeSource
+from .volumes import KINDS, Kind, VolumeSource
 
 ORGANS = ("liver", "kidneys", "spleen")
 """Labels 1, 2, …"""
@@ -47,7 +47,10 @@ _INSIDE = (
 def make_phantom(seed: int, number: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return patient ``number``: brightness (D, H, W), float32, and labels, int16; a function of all that."""
     rng = sample_rng(seed, number)
-    grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
+    # Scanners do not have all patients in the middle.
+    off = (0.0, *rng.uniform(-0.06, 0.06, 2))
+    axes = [(np.arange(n) + 0.5) / n - shift for n, shift in zip(shape, off, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
     bright, label = np.zeros(shape), np.zeros(shape, np.int16)
     bright[_inside(_BODY, grid, rng)] = _BODY.brightness
     for organ in _INSIDE:
@@ -93,6 +96,10 @@ class PhantomSource(VolumeSource):
         return [str(number) for number in self._numbers]
 
     @override
+    def kinds(self, index: int) -> Sequence[Kind]:
+        return KINDS
+
+    @override
     def path(self, index: int, kind: Kind) -> str:
         return f"{kind} of phantom {self._numbers[index]}"
 
@@ -100,7 +107,7 @@ class PhantomSource(VolumeSource):
     def read(self, index: int, kind: Kind) -> np.ndarray:
         image, label = _phantom(self._seed, self._numbers[index], self._shape)
         if kind == "supervoxels":
-            return supervoxels(image, self._supervoxel_size)
+            return supervoxels(image, self._supervoxel_size, method="slic")
         return (image if kind == "image" else label).copy()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +17,38 @@ import numpy as np
 from typing_extensions import override
 
 Kind = Literal["image", "label", "supervoxels"]
+KINDS: tuple[Kind, ...] = ("image", "label", "supervoxels")
 
 _RAW_CARDIAC = {200: 1, 500: 2, 600: 3}
 """Label values of the cardiac challenge (MS-CMRSeg): myocardium, left and right ventricle."""
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """A file that is missing, or that is no volume on its image's grid."""
+
+    kind: Literal["unpaired", "unreadable", "grid"]
+    path: str
+    message: str
+
+
+class VoxelError(ValueError):
+    """A file whose voxels cannot be read or used; the message begins with its path."""
+
+
 class VolumeSource(ABC):
-    """Volumes by number."""
+    """Volumes by number; ``misfits`` are files that keep some of them from being used."""
+
+    misfits: Sequence[Misfit] = ()
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
         """Their names, in order."""
+
+    @abstractmethod
+    def kinds(self, index: int) -> Sequence[Kind]:
+        """Return what there is of a volume."""
 
     @abstractmethod
     def path(self, index: int, kind: Kind) -> str:
@@ -38,31 +59,33 @@ class VolumeSource(ABC):
         """Return an array (D, H, W) as stored.
 
         Raises:
-            ValueError: it cannot be read; the message begins with its path.
+            VoxelError: it cannot be read.
         """
 
     def image(self, index: int) -> np.ndarray:
         """Return a volume (D, H, W), float32, of mean 0 and standard deviation 1.
 
         Raises:
-            ValueError: unreadable, voxels that are no numbers, or all the same.
+            VoxelError: unreadable, voxels that are no numbers, or all the same.
         """
         image, path = self.read(index, "image").astype(np.float64), self.path(index, "image")
         wrong = int((~np.isfinite(image)).sum())
         if wrong:
-            raise ValueError(f"{path}: {wrong} of {image.size} voxels are NaN or infinite; mend the file")
+            raise VoxelError(f"{path}: {wrong} of {image.size} voxels are NaN or infinite; mend the file")
         deviation = image.std()
         if deviation == 0:
-            raise ValueError(f"{path}: all voxels are {image.flat[0]:g}; the volume is empty")
+            raise VoxelError(f"{path}: all voxels are {image.flat[0] + 0.0:g}; the volume is empty")
         return ((image - image.mean()) / deviation).astype(np.float32)
 
     def label(self, index: int) -> np.ndarray:
         """Return the value of each voxel's class (D, H, W), int16; 0 is background.
 
         Raises:
-            ValueError: unreadable, or no whole numbers.
+            VoxelError: unreadable, no whole numbers, or nothing but background.
         """
         label = self._whole(index, "label")
+        if not label.any():
+            raise VoxelError(f"{self.path(index, 'label')}: all voxels are 0; the label is empty")
         for raw, value in _RAW_CARDIAC.items():
             label[label == raw] = value
         return label.astype(np.int16)
@@ -71,7 +94,7 @@ class VolumeSource(ABC):
         """Return the number of each voxel's supervoxel (D, H, W), int32; 0 belongs to none.
 
         Raises:
-            ValueError: unreadable, or no whole numbers.
+            VoxelError: unreadable, or no whole numbers.
         """
         return self._whole(index, "supervoxels").astype(np.int32)
 
@@ -79,7 +102,7 @@ class VolumeSource(ABC):
         values = self.read(index, kind)
         numbers = values.astype(np.int64) if np.isfinite(values).all() else None
         if numbers is None or (numbers != values).any() or numbers.min() < 0:
-            raise ValueError(
+            raise VoxelError(
                 f"{self.path(index, kind)}: whole numbers from 0 up were expected of a {kind} file"
             )
         return numbers
@@ -94,31 +117,54 @@ class NiftiVolumes(VolumeSource):
         folder: holds them.
         kinds: which files every volume has to have.
         supervoxels: the sub-folder.
+        whatever: keep what is wrong with files in ``misfits``, rather than raise.
 
     Raises:
-        ValueError: nibabel is not installed, no volumes, or files that are missing, of fewer than two slices,
-            or that do not lie on the image's grid; the message names the file.
+        ValueError: nibabel is not installed, no volumes, or files that are missing, damaged, of fewer than
+            two slices, or that do not lie on the image's grid; the message names the file.
     """
 
-    def __init__(self, folder: str, kinds: Sequence[Kind], supervoxels: str = "supervoxels_5000") -> None:
+    def __init__(
+        self,
+        folder: str,
+        kinds: Sequence[Kind],
+        supervoxels: str = "supervoxels_5000",
+        whatever: bool = False,
+    ) -> None:
+        _nibabel()
         root = Path(folder).expanduser()
         found = {id_of(path): path for path in root.glob("image_*.nii*")}
         if not found:
             raise ValueError(f"{folder} holds no volume image_<number>.nii.gz")
         self._ids = sorted(found)
         self._files: list[dict[Kind, Path]] = []
+        misfits: list[Misfit] = []
         for number in self._ids:
             files: dict[Kind, Path] = {"image": found[number]}
             for kind in kinds:
-                if kind != "image":
-                    files[kind] = _partner(root, kind, number, supervoxels)
-            _check_grids(files)
+                if kind == "image":
+                    continue
+                partner = _partner(root, kind, number, supervoxels)
+                if isinstance(partner, Path):
+                    files[kind] = partner
+                else:
+                    misfits.append(partner)
+            misfits += _grid_misfits(files)
             self._files.append(files)
+        self.misfits = misfits
+        if misfits and not whatever:
+            first, others = misfits[0], len(misfits) - 1
+            more = f" ({others} more such files; scripts/check_dataset.py lists all)" if others else ""
+            raise ValueError(f"{first.path}: {first.message}{more}")
 
     @property
     @override
     def names(self) -> Sequence[str]:
         return [str(number) for number in self._ids]
+
+    @override
+    def kinds(self, index: int) -> Sequence[Kind]:
+        return list(self._files[index])
 
     @override
     def path(self, index: int, kind: Kind) -> str:
@@ -145,13 +191,14 @@ def read_nifti(path: Path) -> np.ndarray:
     """Return a NIfTI file's voxels (D, H, W) in the order of this module.
 
     Raises:
-        ValueError: nibabel is not installed, or the file is no volume or damaged; the message names it.
+        VoxelError: the file is no volume, or damaged.
+        ValueError: nibabel is not installed.
     """
     file = _open(path)
     try:
         voxels = np.asanyarray(file.dataobj)
     except Exception as error:  # whatever decompressing a damaged file ends with
-        raise ValueError(f"{path}: cannot be read, {error}") from error
+        raise VoxelError(f"{path}: cannot be read, {error}") from error
     turned = _nibabel().orientations.apply_orientation(voxels, _turn(file))
     return np.ascontiguousarray(turned.T)
 
@@ -201,9 +248,12 @@ def _open(path: Path) -> Any:
     try:
         file = nibabel.load(path)
     except Exception as error:  # nibabel's own, and those of decompression
-        raise ValueError(f"{path}: no NIfTI file, or a damaged one ({error})") from error
+        raise VoxelError(f"{path}: no NIfTI file, or a damaged one ({error})") from error
     if len(file.shape) != 3:
-        raise ValueError(f"{path}: found {len(file.shape)} dimensions, expected 3")
+        raise VoxelError(f"{path}: found {len(file.shape)} dimensions, expected 3")
+    axes = file.affine[:3, :3]
+    if not np.isfinite(axes).all() or np.linalg.matrix_rank(axes) < 3:
+        raise VoxelError(f"{path}: its affine does not say how the axes lie: {axes.tolist()}")
     return file
 
 
@@ -217,26 +267,40 @@ def _turn(file: Any) -> Any:
     return orientations.ornt_transform(_stored(file), orientations.axcodes2ornt("LPS"))
 
 
-def _partner(root: Path, kind: Kind, number: int, supervoxels: str) -> Path:
+def _partner(root: Path, kind: Kind, number: int, supervoxels: str) -> Path | Misfit:
     folder, pattern = (root / supervoxels, "super*") if kind == "supervoxels" else (root, kind)
     for path in sorted(folder.glob(f"{pattern}_{number}.nii*")):
         return path
     fix = f"; 'python scripts/make_supervoxels.py {root}' makes it" if kind == "supervoxels" else ""
-    raise ValueError(f"{folder}/{pattern}_{number}.nii.gz is missing, image_{number}.nii.gz is there{fix}")
+    message = f"is missing, image_{number}.nii.gz is there{fix}"
+    return Misfit("unpaired", f"{folder}/{pattern}_{number}.nii.gz", message)
 
 
-def _check_grids(files: dict[Kind, Path]) -> None:
-    image = _open(files["image"])
+def _grid_misfits(files: dict[Kind, Path]) -> list[Misfit]:
+    """Return which of a volume's files cannot be opened, or do not lie on the image's grid."""
+    opened: dict[Path, Any] = {}
+    misfits: list[Misfit] = []
     for path in files.values():
-        file = _open(path)
+        try:
+            opened[path] = _open(path)
+        except VoxelError as error:
+            misfits.append(Misfit("unreadable", str(path), str(error).removeprefix(f"{path}: ")))
+    image_path = files["image"]
+    image = opened.pop(image_path, None)
+    if image is None:
+        return misfits
+    for path, file in opened.items():
+        message = None
         if file.shape != image.shape:
-            found = f"{path}: found {list(file.shape)} voxels"
-            raise ValueError(f"{found}, {files['image'].name} has {list(image.shape)}; resample one of them")
-        if not np.allclose(file.affine, image.affine, atol=1e-3):
-            raise ValueError(f"{path}: its affine is not that of {files['image'].name}; resample one of them")
-    slices = image.shape[[int(target) for target, _ in _turn(image)].index(2)]
-    if slices < 2:
-        raise ValueError(f"{files['image']}: found one slice, expected a volume of two at least")
+            message = f"found {list(file.shape)} voxels, {image_path.name} has {list(image.shape)}"
+        elif not np.allclose(file.affine, image.affine, atol=1e-3):
+            message = f"its affine is not that of {image_path.name}"
+        if message:
+            misfits.append(Misfit("grid", str(path), f"{message}; resample one of them"))
+    if image.shape[[int(target) for target, _ in _turn(image)].index(2)] < 2:
+        message = "found one slice, expected a volume of two at least"
+        misfits.append(Misfit("grid", str(image_path), message))
+    return misfits
 
 
 # --- protocol --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -130,7 +130,9 @@ class Trainer:
         total = self.train_options.total_iter
         if self.world.is_main:
             self.checkpointer.remove_leftovers()
-        self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration, self._validated)
+        # What an attempt that never came to a checkpoint has logged at its start is not repeated.
+        validated = self._validated and self.iteration > 0
+        self.log = RunLogger(self.options, self.folder, self.world.is_main, self.iteration, validated)
         self.bar = Bar("training", total, self.iteration, self.world.is_main)
         signals = SignalListener(self.world)
         with ExitStack() as stack:
@@ -142,6 +144,9 @@ class Trainer:
             stack.callback(self.checkpointer.finish)
             if not self._validated:
                 self._after_iteration(signals)
+            elif self.iteration == 0 and self.options.val.at_start:
+                with suppress(BrokenOffError):  # the first iteration sees to the signal
+                    self.validate(signals.stop_wanted)
             while self.iteration < total:
                 with explained(f"iteration {self.iteration + 1}"):
                     self.train_step()

@@ -95,7 +95,7 @@ class FewShotModel(ModelKind[FewShotOptions]):
         from torch.nn.functional import interpolate
 
         queries, part = item["query_images"][0], item["part"][0]
-        images, masks = item["support_images"][0][:, None], item["support_masks"][0][:, None]
+        images, masks = item["support_images"][0], item["support_masks"][0]
         found = []
         for chosen, support in zip(queries.split(_AT_ONCE), part.split(_AT_ONCE), strict=True):
             logits = network(images[support], masks[support], chosen).query_logits[:, -1].float()

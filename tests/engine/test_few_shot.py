@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from basicsr_ext.data.episodes import affine_matrix, neighbours, with_gamma
 from basicsr_ext.data.phantoms import make_phantom
 from basicsr_ext.data.samples import SampleError
 from basicsr_ext.data.sampling import SampleRequest
+from basicsr_ext.data.supervoxels import felzenszwalb
 from basicsr_ext.data.volumes import fold_of, query_bounds, read_nifti, support_slices, write_nifti
 from basicsr_ext.engine.checkpoint import Checkpointer
 from basicsr_ext.metrics.dice_metric import Dice, IoU
@@ -118,6 +120,43 @@ def test_pairs_of_slices_are_drawn_as_by_rejection():
         assert drawn.count(pair) / len(drawn) == pytest.approx(probability, abs=0.03)
 
 
+def test_several_shots_are_neighbours_of_the_query(tmp_path):
+    section = load_options(options(tmp_path / "run", training={"shots": 2})).datasets.train
+    dataset = section.train_set(1, 7)
+    episode = dataset[SampleRequest(1, 32, 11)]
+    assert episode["support_images"].shape == (2, 3, 32, 32)
+    assert episode["support_masks"].flatten(1).any(1).all()
+    supervoxels = np.array([[[1, 2, 3]], [[1, 2, 0]], [[1, 0, 3]], [[0, 2, 3]], [[1, 2, 3]]])
+    numbers, slices, _ = neighbours(supervoxels, np.ones(5, bool), 1, length=3)
+    assert list(zip(numbers.tolist(), slices.tolist(), strict=True)) == [(1, 0), (3, 2)]
+    assert not len(neighbours(supervoxels, np.ones(5, bool), 1, length=6)[0])
+
+
+def test_several_supports_are_a_shot_each(tmp_path):
+    def items(support):
+        shots = {"support": support, "organs": ["liver"]}
+        section = load_options(options(tmp_path / "run", validation=shots)).datasets
+        return section.evaluation("val")["val"].eval_set(1)
+
+    both, first, second = items([0, 1]), items(0), items([1])
+    assert len(both) == 1
+    found = both[0]
+    assert found["support_images"].shape == (3, 2, 3, 48, 48)
+    for shot, alone in enumerate((first[1], second[1])):  # of volume 2, the second query of each
+        assert torch.equal(found["support_images"][:, shot], alone["support_images"][:, 0])
+        assert torch.equal(found["label"], alone["label"])
+    assert torch.equal(found["copy"], first[1]["copy"] & second[1]["copy"])
+    for support, message in (([0, 0], "each volume once"), ([0, 1, 2], "no query beside 3"), (3, "0 to 2")):
+        with pytest.raises(ValueError, match=message):
+            items(support)
+
+
+def test_a_run_takes_several_shots(tmp_path):
+    shots = options(tmp_path / "run", training={"shots": 2}, validation={"support": [0, 2]})
+    shots["train"]["total_iter"] = shots["val"]["val_freq"] = 1
+    assert train(load_options(shots)).best["patients"]["dice"]["value"] >= 0
+
+
 @pytest.mark.parametrize(("rule", "kept"), [("all", [0, 1, 2]), ("any", [0])])
 def test_slices_with_excluded_classes_are_left_out(rule, kept):
     from basicsr_ext.data.episodes import Exclusion
@@ -151,7 +190,7 @@ def test_every_query_slice_has_the_support_slice_of_its_part(tmp_path):
     assert item["label"].flatten(1).any(1).all()
     assert item["part"].tolist() == sorted(item["part"].tolist())
     for z, part in enumerate(item["part"]):
-        assert torch.equal(item["copy"][z], item["support_masks"][part].bool())
+        assert torch.equal(item["copy"][z], item["support_masks"][part, 0].bool())
 
 
 def test_the_stricter_setting_shows_the_whole_volume(tmp_path):
@@ -230,6 +269,17 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert resumed.state["best"] == whole.state["best"]
 
 
+def test_the_untrained_network_is_scored_once_where_asked_for(tmp_path):
+    written = options(tmp_path / "run")
+    written["val"]["at_start"] = True
+    written["train"]["total_iter"] = written["val"]["val_freq"] = 1
+    for _ in range(2):  # as after a run that was killed before its first checkpoint
+        train(load_options(written), auto_resume=True)
+        lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        assert [line["iteration"] for line in lines if line["kind"] == "val/patients"] == [0, 1]
+        shutil.rmtree(tmp_path / "run/training_states")
+
+
 def test_volumes_in_files_are_trained_on_and_scored(files, tmp_path):
     written = options(tmp_path / "run", of_files(files), training={"exclude": ["spleen"]})
     assert train(load_options(written)).iteration == 4
@@ -251,12 +301,34 @@ def test_two_ranks_score_what_one_does(tmp_path, train_command):
     assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize(("scale", "min_size"), [(1, 20), (30, 5), (100, 1), (300, 30)])
+def test_a_slice_is_cut_as_scikit_image_does(scale, min_size):
+    from skimage.segmentation import felzenszwalb as of_scikit_image
+
+    image = np.random.default_rng(0).random((30, 40))
+    expected = of_scikit_image(image, scale=scale, sigma=0, min_size=min_size, channel_axis=None)
+    found = felzenszwalb(image, scale, min_size, diagonals=True)
+    assert len(np.unique(expected)) == len(np.unique(found)) > 1
+    assert len(np.unique(np.stack([expected, found]).reshape(2, -1), axis=1).T) == len(np.unique(found))
+
+
+def test_supervoxels_are_pieces_of_one_brightness(monkeypatch):
+    monkeypatch.setattr("basicsr_ext.data.supervoxels._EDGES_AT_ONCE", 1000)
+    image = np.zeros((6, 20, 20))
+    image[:, 2:9, 2:9], image[1:5, 12:18, 4:16] = 0.5, 1.0
+    pieces = felzenszwalb(image + 0.001 * np.random.default_rng(0).random(image.shape), 1.0, 20)
+    assert len(np.unique(pieces)) == 3
+    for value in (0.0, 0.5, 1.0):
+        assert len(np.unique(pieces[image == value])) == 1
+
+
+@pytest.mark.slow
 def test_supervoxels_are_made_once(files):
-    command = [sys.executable, "scripts/make_supervoxels.py", files, "--size", "200", "--workers", "1"]
+    command = [sys.executable, "scripts/make_supervoxels.py", files, "--size", "50", "--workers", "1"]
     made = run_command(*command)
     assert made.returncode == 0, made.stderr
     assert "3 volumes of supervoxels written" in made.stdout
-    written = files / "supervoxels_200/supervoxels_1.nii.gz"
+    written = files / "supervoxels_50/supervoxels_1.nii.gz"
     pieces = read_nifti(written)
     assert pieces.shape == SHAPE
     assert len(np.unique(pieces)) > 10
@@ -274,6 +346,12 @@ def _rewrite(path, change, affine=None):
     file = nibabel.load(path)
     voxels = change(np.asanyarray(file.dataobj).copy())
     nibabel.save(nibabel.Nifti1Image(voxels, file.affine if affine is None else affine), path)
+
+
+def _one_axis_twice():
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:2, :2] = 1
+    return affine
 
 
 def _with_nan(voxels):
@@ -302,7 +380,9 @@ def _without_liver(voxels):
             r"label_1.nii.gz: its affine is not that of image_1",
         ),
         ("label_0", _without_liver, None, r"label_0.nii.gz: the support does not show liver \(label 1\)"),
-        ("label_0", lambda v: v * 0, None, "label_0.nii.gz: the support does not show liver"),
+        ("label_0", lambda v: v * 0, None, "label_0.nii.gz: all voxels are 0; the label is empty"),
+        ("label_2", lambda v: v * 0, None, "label_2.nii.gz: all voxels are 0; the label is empty"),
+        ("image_2", lambda v: v, _one_axis_twice(), "image_2.nii.gz: its affine does not say how"),
         ("image_0", lambda v: v[:, :, :1], None, "image_0.nii.gz"),
         ("image_2", lambda v: v[..., None], None, "image_2.nii.gz: found 4 dimensions, expected 3"),
         ("label_2", lambda v: v + 0.5, None, "label_2.nii.gz: whole numbers from 0 up were expected"),
@@ -320,7 +400,7 @@ def test_volumes_that_cannot_be_evaluated_on_are_named(files, tmp_path, file, ch
     [
         ("image_1", _with_nan, "image_1.nii.gz: 1 of 15360 voxels are NaN or infinite"),
         ("image_1", lambda v: v * 0, "image_1.nii.gz: all voxels are 0; the volume is empty"),
-        ("supervoxels_9/super_1", lambda v: v * 0, "super_1.nii.gz covers 20 pixels in one of two"),
+        ("supervoxels_9/super_1", lambda v: v * 0, "super_1.nii.gz covers 20 pixels in one of 2"),
     ],
 )
 def test_volumes_that_cannot_be_trained_on_are_named(files, tmp_path, file, change, message):
@@ -338,10 +418,33 @@ def test_a_single_slice_is_no_volume(files, tmp_path):
         section.train_set(1, 0)
 
 
+def test_scaled_integers_are_read_as_the_header_says(files):
+    import nibabel
+
+    path = files / "image_0.nii.gz"
+    before, file = read_nifti(path), nibabel.load(path)
+    stored = nibabel.Nifti1Image(np.round(np.asanyarray(file.dataobj) * 1000).astype(np.int16), file.affine)
+    stored.header.set_slope_inter(0.001, 0.25)  # as stored, not to be divided by
+    nibabel.save(stored, path)
+    assert nibabel.load(path).header.get_data_dtype() == np.int16
+    np.testing.assert_allclose(read_nifti(path), before + 0.25, atol=6e-4)
+
+
+def test_slanted_axes_count_as_the_nearest_straight_ones(files):
+    import nibabel
+
+    path = files / "image_0.nii.gz"
+    before, file = read_nifti(path), nibabel.load(path)
+    turn = [[0.98, -0.2, 0, 5], [0.2, 0.98, 0.1, 7], [0, -0.1, 1, 9], [0, 0, 0, 1]]
+    slanted = nibabel.Nifti1Image(np.asanyarray(file.dataobj).astype(np.float64), turn @ file.affine)
+    nibabel.save(slanted.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]])), path)
+    np.testing.assert_array_equal(read_nifti(path), before)
+
+
 def test_missing_supervoxels_are_named_with_the_command_that_makes_them(files, tmp_path):
     (files / "supervoxels_9/super_2.nii.gz").unlink()
     section = load_options(options(tmp_path / "run", of_files(files))).datasets.train
-    with pytest.raises(ValueError, match=r"super\*_2.nii.gz is missing.*make_supervoxels"):
+    with pytest.raises(ValueError, match=r"super\*_2.nii.gz: is missing.*make_supervoxels"):
         section.train_set(1, 0)
 
 

@@ -11,6 +11,9 @@ import pytest
 import yaml
 from helpers import run_command, tiny_options
 
+from basicsr_ext.data.phantoms import make_phantom
+from basicsr_ext.data.volumes import write_nifti
+
 
 @pytest.fixture
 def data(tmp_path):
@@ -198,3 +201,81 @@ def test_the_command_runs_and_says_what_is_missing(data):
     done = run_command(sys.executable, "scripts/check_dataset.py")
     assert done.returncode == 2
     assert "give either -opt FILE or --gt FOLDER" in done.stderr
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Five small patients with labels and supervoxels, and an option file that names them."""
+    pytest.importorskip("nibabel")
+    folder = tmp_path / "volumes"
+    for number in range(5):
+        image, label = make_phantom(1, number, (6, 24, 24))
+        for kind, voxels in (("image_", image), ("label_", label), ("supervoxels_5000/super_", label + 1)):
+            write_nifti(folder / f"{kind}{number}.nii.gz", voxels.astype(np.float32))
+    classes = ["liver", "kidneys", "spleen"]
+    dataset = {"type": "FewShotVolumes", "dataroot": str(folder), "classes": classes}
+    episodes = {"gt_size": 16, "batch_size_total": 1, "min_size": 9}
+    options = {
+        "name": "small",
+        "model_type": "FewShotModel",
+        "datasets": {"train": {**dataset, **episodes}, "val": dataset},
+        "network_g": {"type": "CATNet", "dim": 8},
+        "train": {"total_iter": 2, "optim_g": {"type": "SGD", "lr": 1e-2}},
+        "val": {"val_freq": 2, "metrics": {"dice": {"type": "Dice"}}},
+    }
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(options))
+    return folder
+
+
+def change(path, how, affine=None):
+    import nibabel
+
+    file = nibabel.load(path)
+    voxels = how(np.asanyarray(file.dataobj).copy())
+    nibabel.save(nibabel.Nifti1Image(voxels, file.affine if affine is None else affine), path)
+
+
+def spoiled(voxels):
+    voxels[2, 2, 2] = np.nan
+    return voxels
+
+
+def test_all_that_is_wrong_with_volumes_is_found_in_one_pass(volumes, tmp_path, capsys):
+    assert look(tmp_path, "-opt", tmp_path / "options.yml", workers=2) == (0, [])
+    assert "train: 5 volumes looked through: nothing wrong" in capsys.readouterr().out
+    change(volumes / "label_0.nii.gz", lambda v: v * 0)
+    change(volumes / "label_1.nii.gz", lambda v: v[1:])
+    change(volumes / "supervoxels_5000/super_1.nii.gz", lambda v: v, np.diag([2.0, 1, 1, 1]))
+    change(volumes / "image_2.nii.gz", spoiled)
+    change(volumes / "image_3.nii.gz", lambda v: v * 0 + 7)
+    (volumes / "supervoxels_5000/super_3.nii.gz").unlink()
+    (volumes / "label_4.nii.gz").write_bytes((volumes / "label_4.nii.gz").read_bytes()[:-60])
+    code, found = look(tmp_path, "-opt", tmp_path / "options.yml")
+    assert code == 1
+    assert sorted(found) == [
+        ("grid", "label_1.nii.gz"),
+        ("grid", "super_1.nii.gz"),
+        ("unpaired", "super*_3.nii.gz"),
+        *[("unreadable", f"image_{number}.nii.gz") for number in (2, 2, 3, 3)],
+        ("unreadable", "label_0.nii.gz"),
+        ("unreadable", "label_4.nii.gz"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "how", "expected"),
+    [
+        ("label_0", lambda v: np.where(v == 1, 0, v), [("content", "label_0.nii.gz")]),
+        ("supervoxels_5000/super_2", lambda v: v * 0, [("content", "image_2.nii.gz")]),
+        ("image_1", lambda v: v[:, :, :1], None),
+    ],
+    ids=["a class that the support lacks", "no supervoxels", "one slice"],
+)
+def test_volumes_without_what_a_run_needs_are_found(volumes, tmp_path, file, how, expected):
+    change(volumes / f"{file}.nii.gz", how)
+    code, found = look(tmp_path, "-opt", tmp_path / "options.yml")
+    assert code == 1
+    if expected is None:
+        assert ("grid", "image_1.nii.gz") in found
+    else:
+        assert found == expected
