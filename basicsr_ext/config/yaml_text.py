@@ -7,7 +7,7 @@ composes nodes, which are turned into values here: no tag constructs anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,3 +275,50 @@ def _syntax_problem(error: yaml.MarkedYAMLError | ReaderError, text: str) -> tup
                 (found, expected), mark = words, place or mark
     line = [*text.splitlines(), ""][mark.line].strip()
     return mark.line + 1, f"{found} in {line[:60]!r}", expected, ""
+
+
+# --- changing a text --------------------------------------------------------------------------------
+
+
+def edited(text: str, changes: Mapping[str, bool | float | str]) -> str:
+    """Return a YAML text in which some values are others, with comments and everything else as they were.
+
+    Args:
+        text: of a mapping.
+        changes: new value by dotted key. A key that is missing is added to its section, which has to be
+            there.
+
+    Raises:
+        KeyError: there is no such section, or no such item of a list.
+    """
+    for key, value in changes.items():
+        root = yaml.compose(text, Loader=_Loader)
+        words = to_text({"": value}).partition(": ")[2].strip()
+        node, missing = _find(root, key)
+        start, end = node.start_mark.index, node.end_mark.index
+        if not missing:
+            text = text[:start] + words + text[end:]
+        elif node.flow_style:
+            separator = ", " if node.value else ""
+            text = f"{text[: start + 1]}{missing}: {words}{separator}{text[start + 1 :]}"
+        else:
+            text = f"{text[:start]}{missing}: {words}\n{' ' * node.start_mark.column}{text[start:]}"
+    return text
+
+
+def _find(node: yaml.Node | None, key: str) -> tuple[Any, str]:
+    """Return the node of a dotted key and nothing, or that of its section and the key's name in there."""
+    *sections, last = key.split(".")
+    for number, name in enumerate((*sections, last)):
+        if isinstance(node, yaml.SequenceNode):
+            items = {str(index): item for index, item in enumerate(node.value)}
+        elif isinstance(node, yaml.MappingNode):
+            items = {name.value: item for name, item in node.value}
+        else:
+            raise KeyError(key)
+        if name not in items:
+            if number == len(sections) and isinstance(node, yaml.MappingNode):
+                return node, last
+            raise KeyError(key)
+        node = items[name]
+    return node, ""

@@ -131,7 +131,9 @@ def test_of_a_network_for_several_tasks_the_one_of_the_protocol_is_scored(benchm
 def test_what_cannot_be_scored_is_said_in_the_users_words(benchmark, tmp_path):
     file = weights(tmp_path, {"type": "EMT", "upscale": 2, "dim": 12, "n_blocks": 1, "n_layers": 3})
     folder = photographs(tmp_path / "set", "a.png")
-    with pytest.raises(ValueError, match=r"network_g\.upscale: found 2, expected the file's scale"):
+    with pytest.raises(
+        ValueError, match=r"network_g\.upscale: found 2, expected the file's scale, which is 4"
+    ):
         benchmark("--weights", file, "--protocol", "sr_x4", "--data", folder)
     with pytest.raises(Exception, match="--lq names 2 folders for the 1 of --data"):
         benchmark("--weights", file, "--protocol", "sr_x2", "--data", folder, "--lq", folder, folder)

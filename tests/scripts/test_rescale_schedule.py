@@ -1,0 +1,150 @@
+"""scripts/rescale_schedule.py: published batches on fewer GPUs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from basicsr_ext import load_options
+from basicsr_ext.config import resolved_stages
+from basicsr_ext.config.yaml_text import edited
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+RESTORMER = [64, 40, 32, 16, 8, 8]
+PATCHES = [128, 160, 192, 256, 320, 384]
+FILE = """\
+# A comment.
+name: tiny
+num_gpu: 8
+datasets:
+  train:
+    type: SampleImages
+    gt_size: 32
+    batch_size_per_gpu: 8   # the largest
+    mini_batch_sizes: [8, 2]
+    iters: [60, 40]
+    gt_sizes: [16, 32]
+network_g: {type: EDT, scales: [1], window_size: [2, 8], num_feat: 4, embed_dim: 12, depths: [2],
+            num_heads: [2], upsampler: pixelshuffledirect}
+train:
+  # Not too long.
+  total_iter: 100
+  optim_g: {type: Adam, lr: 2e-4}
+  pixel_opt: {type: L1Loss}
+"""
+
+
+@pytest.fixture
+def rescale(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import rescale_schedule
+
+    yield rescale_schedule
+    for name in ("rescale_schedule", "_command"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.yml"
+    path.write_text(FILE.replace("scales: [1]", "scales: [2]").replace("num_gpu", "scale: 2\nnum_gpu"))
+    return path
+
+
+def test_restormers_batches_on_two_gpus_are_accumulated_as_little_as_memory_allows(rescale):
+    plan = rescale.keep(RESTORMER, [8, 5, 4, 2, 1, 1], 2)
+    assert (plan.accumulated, plan.micro) == (4, (8, 5, 4, 2, 1, 1))
+    assert plan.totals == tuple(RESTORMER)
+    assert rescale.keep(RESTORMER, [16, 10, 8, 4, 2, 2], 2).accumulated == 2
+    assert rescale.keep(RESTORMER, [99] * 6, 8).accumulated == 1
+
+
+@pytest.mark.parametrize(
+    ("largest", "gpus", "words"),
+    [
+        ([8, 5, 4, 2, 1, 0], 2, ["stage 6 (patch 384): not even one sample fits"]),
+        ([99] * 6, 3, ["stage 1 (patch 128): 64 samples cannot be shared out equally among 3 GPUs"]),
+        (
+            [8, 5, 3, 2, 1, 1],
+            2,
+            [
+                "stage 3 (patch 192): 16 samples a GPU, of which 3 fit at once, need 6 micro-batches or more",
+                "stage 5 (patch 320): its 4 samples a GPU do not give 6 equal ones",
+            ],
+        ),
+    ],
+)
+def test_stages_that_cannot_keep_their_batch_are_named(rescale, largest, gpus, words):
+    assert rescale.keep(RESTORMER, largest, gpus) is None
+    told = rescale.reasons(RESTORMER, largest, PATCHES, gpus)
+    for part in words:
+        assert any(line.startswith(part) for line in told)
+
+
+def test_the_nearest_batches_deviate_in_as_few_samples_as_can_be(rescale):
+    plan = rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 1], 2)
+    assert plan.totals == (64, 40, 24, 16, 8, 8)
+    assert rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 0], 2) is None
+    assert rescale.nearest([9, 9], [99, 99], 2).totals == (8, 8)
+
+
+def test_the_written_file_has_the_published_batches_and_every_comment(rescale, file, capsys):
+    out = file.with_name("out.yml")
+    arguments = ["-opt", file, "--gpus", 2, "--memory", 24, "--out", out, "--device", "cpu"]
+    assert rescale.main(list(map(str, arguments))) == []
+    told = capsys.readouterr().out
+    assert "32 x 1 x 2 = 64" in told
+    assert "learning rate: 0.0002, as published" in told
+    text = out.read_text()
+    assert "# A comment." in text
+    assert "batch_size_per_gpu: 32   # the largest" in text
+    stages = resolved_stages(load_options(out))
+    assert [stage.batch_size_per_gpu for stage in stages] == [32, 8]
+    with pytest.raises(Exception, match="exists; name another file with --out, or add --overwrite"):
+        rescale.main(list(map(str, arguments)))
+
+
+def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatch, capsys):
+    from basicsr_ext.engine.preflight.footprint import Footprint
+
+    small = Footprint(0, 0, 0, 0, 0, {16: 2**30, 32: 2**30}, "estimated")
+    monkeypatch.setattr(rescale, "footprint", lambda *_: small)
+    out = file.with_name("tiny_2x10.yml")
+    assert rescale.main(["-opt", str(file), "--gpus", "2", "--memory", "10"]) == []
+    written = load_options(out)
+    assert written.train.grad_accum == 4
+    assert written.num_gpu == 2
+    assert [stage.batch_size_per_gpu for stage in resolved_stages(written)] == [8, 2]
+    told = rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--out", str(file) + "3"])
+    assert told[-1] == "nothing is written; --nearest writes the nearest batches there are"
+    assert rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--nearest"]) == []
+    assert "learning rate: 0.0002, unchanged; in proportion to the batch it would be: stage 1" in (
+        capsys.readouterr().out
+    )
+
+
+def test_batches_per_gpu_of_nobody_knows_how_many_gpus_are_asked_about(rescale, file):
+    file.write_text(file.read_text().replace("num_gpu: 8", "num_gpu: auto"))
+    with pytest.raises(ValueError, match="does not say of how many GPUs; --from_gpus does"):
+        rescale.main(["-opt", str(file), "--gpus", "2", "--memory", "24"])
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("a: {b: 1}  # c\n", {"a.b": 2}, "a: {b: 2}  # c\n"),
+        ("a: {b: 1}\n", {"a.d": 2}, "a: {d: 2, b: 1}\n"),
+        ("a:\n  b: [1, 2]  # c\n", {"a.b.1": 30, "a.c": 1e-4}, "a:\n  c: 0.0001\n  b: [1, 30]  # c\n"),
+        ("a:\n- {b: 1}\n", {"a.0.b": 5}, "a:\n- {b: 5}\n"),
+    ],
+)
+def test_values_change_and_nothing_else_does(text, changes, expected):
+    assert edited(text, changes) == expected
+
+
+def test_a_key_without_its_section_is_an_error():
+    with pytest.raises(KeyError):
+        edited("a: 1\n", {"b.c": 1})
