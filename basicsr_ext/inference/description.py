@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,10 +12,10 @@ from torch import nn
 
 from ..archs import build_network
 from ..archs.weights import bare_weights, load_weights, read_checkpoint
-from ..config import Options, load_options
+from ..config import OptionError, Options, load_options
 from ..data.transforms import Color
 from ..plugins import import_plugins
-from ..registry import MODELS, NETWORKS, UnknownTypeError
+from ..registry import MODELS, UnknownTypeError
 from .reading import PictureReader
 from .recognise import CannotTellError, recognise
 
@@ -116,8 +117,11 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
     beside = _option_file_of_run(weights)
     if isinstance(entry := content.get(ENTRY), Mapping):
         described = Description.of_entry(entry, weights)
-        if not described.plugins or _is_known(described) or beside is None:
-            return described
+        if described.plugins and not plugins and beside is not None:
+            # For its modules. If one is needed and cannot be imported, what it registers will be missing.
+            with suppress(OptionError):
+                _options(beside)
+        return described
     if beside is not None:
         return _of_file(beside)
     return _recognised(content, weights)
@@ -177,22 +181,16 @@ def _without_plugin(weights: Path, description: Description, error: UnknownTypeE
     return UnknownNetworkError(f"{weights}: {error}; if a plug-in has it, {hint}")
 
 
-def _is_known(described: Description) -> bool:
-    try:
-        NETWORKS.find(described.network["type"])
-        if described.purpose:
-            MODELS.find(described.purpose)
-    except UnknownTypeError:
-        return False
-    return True
-
-
 def _of_file(option_file: Path) -> Description:
-    # Where a run began, and where it was, no longer matters: neither folder nor file has to be there.
-    options = load_options(option_file, ["path=~"], phases=())
+    options = _options(option_file)
     kind: Any = MODELS.find(options.model_type)
     described = Description.of_options(options, notes=kind.reading_notes(options))
     return replace(described, origin=f"{option_file} describes the network")
+
+
+def _options(option_file: Path) -> Options:
+    # Where a run began, and where it was, no longer matters: neither folder nor file has to be there.
+    return load_options(option_file, ["path=~"], phases=())
 
 
 def _option_file_of_run(weights: Path) -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import run_command, same_bits
+from helpers import ENVIRONMENT, ROOT, run_command, same_bits
 
 from basicsr_ext import load_options, train
 from basicsr_ext.config import OptionError
@@ -177,6 +177,50 @@ def test_a_resumed_run_ends_with_the_same_bits(folder, tmp_path):
     assert resumed.state["best"] == whole.state["best"]
 
 
+KILLER = """
+import os, signal
+from pathlib import Path
+from basicsr_ext.models.classification_model import ClassificationModel
+
+healthy, calls = ClassificationModel.losses, 0
+
+def losses(self, *arguments):
+    global calls
+    calls += 1
+    marker = Path(os.environ["MARKER"])
+    if calls == 10 and os.environ.get("RANK", "0") == "0" and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return healthy(self, *arguments)
+
+ClassificationModel.losses = losses
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_killed_run_goes_on_to_the_same_bits(folder, tmp_path, train_command, monkeypatch, ranks):
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.setitem(ENVIRONMENT, "MARKER", str(tmp_path / "marker"))
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{tmp_path}:{ROOT}")
+    written = {name: options(folder, tmp_path / name, plugins=["killer"]) for name in ("killed", "whole")}
+    for run in written.values():
+        run["logger"]["save_checkpoint_freq"] = 2
+        for section in run["datasets"].values():
+            section["num_worker_per_gpu"] = 2
+    assert train_command(written["killed"], ranks=ranks).returncode != 0
+    before = Checkpointer(tmp_path / "killed").newest()[0]
+    assert before is not None
+    assert before.iteration < 8
+    for run in written.values():
+        done = train_command(run, "--auto_resume", ranks=ranks)
+        assert done.returncode == 0, done.stderr
+    killed, whole = (Checkpointer(tmp_path / name).load(8) for name in written)
+    assert same_bits(killed.networks, whole.networks)
+    for key in ("optimizers", "random", "best"):
+        assert same_bits(killed.state[key], whole.state[key]), key
+
+
 @pytest.mark.slow
 def test_two_ranks_score_what_one_does(folder, tmp_path, train_command):
     for name, ranks in (("one", 0), ("two", 2)):
@@ -184,6 +228,7 @@ def test_two_ranks_score_what_one_does(folder, tmp_path, train_command):
         # Batches are blended within a rank; all else is the same whatever the number of ranks.
         written["train"] |= {"mixup": 0, "cutmix": 0}
         written["network_g"]["drop_path_rate"] = 0.0
+        written["datasets"]["val"] |= {"batch_size": 2, "num_worker_per_gpu": ranks}
         finished = train_command(written, ranks=ranks)
         assert finished.returncode == 0, finished.stderr
     lines = [

@@ -158,7 +158,7 @@ def test_every_command_imports_plugins(tmp_path, options_file, command):
 def test_infer_imports_plugins(tmp_path):
     from basicsr_ext.data.images import read_image, write_image
 
-    train(load_options(extended(tmp_path / "run")))
+    train(load_options(with_mixer(tmp_path / "run", {"type": "average", "side": 3})))
     write_image(tmp_path / "in/a.png", torch.zeros(8, 9, 3, dtype=torch.uint8).numpy())
     weights = tmp_path / "run/models/net_g_latest.pth"
     environment = {"PYTHONPATH": f"{PLUGIN}:{Path(__file__).parents[2]}"}
