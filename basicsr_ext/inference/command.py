@@ -74,7 +74,7 @@ def _restorer(network: nn.Module, description: Description, arguments: argparse.
     if task is None and len(tasks) > 1:
         raise ValueError(f"the weights are for several tasks; choose one with --task: {' '.join(tasks)}")
     trial = try_network(
-        network, requirement_of(network, description.window_size), channel_guesses(network), task
+        network, requirement_of(network, description.window_size, task), channel_guesses(network), task
     )
     device = next(network.parameters()).device
     restorer = Restorer(
