@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from basicsr_ext import load_options
 from basicsr_ext.config import OptionError
 from basicsr_ext.data.classes import batch_mixer
+from basicsr_ext.data.images import write_image
 from basicsr_ext.models.classification_model import ClassificationModel
 
 CLASSES = 5
@@ -24,6 +26,7 @@ class Likeness(nn.Module):
 
 def options(tmp_path, scale=1, **train):
     folder = {"type": "ImageFolder", "dataroot": str(tmp_path)}
+    write_image(tmp_path / "cat/0.png", np.zeros((4, 4, 3), np.uint8))
     return {
         "name": "run",
         "model_type": "ClassificationModel",

@@ -146,7 +146,8 @@ def test_a_tie_is_background(tmp_path):
 def test_predictions_are_enlarged_smoothly_to_the_labels_size(tmp_path):
     network, item = Bright(shrink=2), volume(1, side=12)
     made = model(tmp_path, network)
-    logits = network(*(torch.zeros(1, 1, 3, SIDE, SIDE),) * 2, item["query_images"][0]).query_logits[:, 0]
+    support = torch.zeros(1, 1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, SIDE)
+    logits = network(*support, item["query_images"][0]).query_logits[:, 0]
     wanted = nn.functional.interpolate(logits, (12, 12), mode="bilinear")
     hits = int((wanted[:, 1] > wanted[:, 0]).sum())
     found = made.evaluate(made.networks, item, "patients", 0, False).statistics["dice"]
