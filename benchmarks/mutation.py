@@ -38,7 +38,9 @@ _VALIDATION_STOPPED = (
     "::test_a_signal_between_validation_images_stops_the_run_and_a_resume_makes_up_for_it"
 )
 _SCORES = ("models/test_restoration_model.py", "engine/test_evaluation.py")
+_SECTIONS = ("config/test_option_relations.py", "config/test_option_errors.py")
 _WHOLE_IMAGES = ("inference/test_tiles.py", "inference/test_restore.py")
+_COMMAND = ("inference/test_infer_command.py",)
 TESTS: dict[str, tuple[str, ...]] = {
     "data/mixing.py": ("data/test_mixing.py",),
     "data/sampling.py": ("data/test_sampling.py",),
@@ -70,12 +72,28 @@ TESTS: dict[str, tuple[str, ...]] = {
         _VALIDATION_STOPPED,
     ),
     "engine/validator.py": ("engine/test_validator.py", *_SCORES),
+    "inference/channels.py": ("inference/test_channels.py", *_COMMAND),
+    "inference/command.py": _COMMAND,
+    "inference/comparison.py": ("inference/test_restore.py", "models/test_restoration_model.py"),
+    "inference/description.py": _COMMAND,
+    "inference/files.py": _COMMAND,
+    "inference/memory.py": ("inference/test_tiles.py",),
+    "inference/pictures.py": ("inference/test_pictures.py", *_COMMAND),
+    "inference/recognise.py": ("inference/test_recognise.py",),
+    "inference/records.py": _COMMAND,
     "inference/restore.py": _WHOLE_IMAGES,
     "inference/tiles.py": _WHOLE_IMAGES,
     "metrics/__init__.py": ("metrics/test_metrics.py",),
-    "models/restoration_model.py": _SCORES,
+    "metrics/dice_metric.py": ("metrics/test_metrics.py",),
+    "metrics/psnrb_metric.py": ("metrics/test_psnrb.py",),
+    "metrics/topk_metric.py": ("metrics/test_metrics.py",),
+    "models/classification_model.py": ("models/test_classification_model.py",),
+    "models/few_shot_model.py": ("models/test_few_shot_model.py",),
+    "models/model_kind.py": ("models/test_model_kind.py",),
+    "models/multitask_model.py": ("models/test_multitask_model.py",),
+    "models/restoration_model.py": (*_SCORES, *_SECTIONS),
 }
-"""Tests of a module that take seconds, by far not all that there are.
+"""Tests of a module that take seconds, by far not all that there are; none that starts processes is run.
 
 Of others, all of the folder below ``tests`` named likewise.
 """
@@ -230,6 +248,19 @@ def relevant_tests(module: str) -> list[str]:
     return [f"tests/{name}" for name in names]
 
 
+class WithoutProcesses:
+    """A plugin of pytest that leaves out tests which start processes."""
+
+    starts = frozenset({"run_command", "start_processes", "start_ranks", "train_command"})
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:  # noqa: D102 (of pytest)
+        items[:] = [
+            item
+            for item in items
+            if self.starts.isdisjoint((*item.fixturenames, *item.function.__code__.co_names))
+        ]
+
+
 class Laboratory:
     """A copy of the tree in which modules are changed and tested, one at a time."""
 
@@ -282,7 +313,8 @@ class Laboratory:
             sys.path.insert(0, str(self.tree))
             import pytest
 
-            code = int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "-rfE", *tests]))
+            options = ["-x", "-n", "0", "-p", "no:cacheprovider", "-rfE"]
+            code = int(pytest.main([*options, *tests], plugins=[WithoutProcesses()]))
         finally:
             os._exit(code)
 
@@ -329,12 +361,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mutation_") as folder:
         laboratory = Laboratory(Path(folder))
         noticed = 0
+        durations: dict[tuple[str, ...], float] = {}
         for name, chosen in drawn.items():
-            tests = relevant_tests(name)
-            started = time.monotonic()
-            if failure := laboratory.failure(name, sources[name], tests, limit=1800):
-                raise SystemExit(f"{name}: its tests fail as it is: {failure}")
-            seconds = time.monotonic() - started
+            tests = tuple(relevant_tests(name))
+            if tests not in durations:
+                started = time.monotonic()
+                if failure := laboratory.failure(name, sources[name], tests, limit=1800):
+                    raise SystemExit(f"{name}: its tests fail as it is: {failure}")
+                durations[tests] = time.monotonic() - started
+            seconds = durations[tests]
             print(f"{name}: {len(chosen)} mutants, tests take {seconds:.0f} s", flush=True)
             for mutant in chosen:
                 failure = laboratory.failure(name, mutant.source, tests, limit=30 + 5 * seconds)

@@ -106,7 +106,7 @@ def _restorer(network: nn.Module, description: Description, arguments: argparse.
     task = arguments.task
     check_task(network, task)
     trial = try_network(
-        network, requirement_of(network, description.window_size), channel_guesses(network), task
+        network, requirement_of(network, description.window_size, task), channel_guesses(network), task
     )
     device = next(network.parameters()).device
     restorer = Restorer(

@@ -137,13 +137,13 @@ class Restorer:
     ) -> None:
         self.scale, self._overlap = scale, tile_overlap
         self._like = next(net.parameters())
-        self._requirement = requirement_of(net, window_size)
+        self._requirement = requirement_of(net, window_size, task)
         self._call = any_size(net, scale, self._requirement, precision, task)
         if self_ensemble:
             self._call = in_eight_orientations(self._call)
         self._tile: Tile = tile
         self._whole_up_to = 0
-        self._net, self._trial = net, trial
+        self._net, self._task, self._trial = net, task, trial
 
     def __call__(
         self, images: np.ndarray, progress: Callable[[float], None] = lambda share: None
@@ -172,15 +172,14 @@ class Restorer:
                     raise
             # Out of the handler: its exception would keep the tensors of the attempt alive.
             self._tile, self._whole_up_to = half, 0
-            if self._like.device.type == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # nothing where CUDA is not in use
 
     def _tile_for(self, images: np.ndarray) -> int | None:
         """Return the tile for images (N, H, W, C); None: they are run whole."""
         tile = self._tile
         if tile == "auto":
             if self._trial is None:
-                self._trial = try_network(self._net, self._requirement, [images.shape[3]])
+                self._trial = try_network(self._net, self._requirement, [images.shape[3]], self._task)
             tile = self._tile = self._whole_up_to = self._trial.largest_tile(self._like.device)
         pixels = len(images) * images.shape[1] * images.shape[2]
         return None if pixels <= self._whole_up_to**2 else tile

@@ -16,6 +16,7 @@ from basicsr_ext.data.sampling import (
     Stage,
     global_generators,
     sample_rng,
+    stage_of,
 )
 
 STAGES = (Stage(3, 64, 6), Stage(4, 96, 4), Stage(2, 128, 2))
@@ -144,6 +145,50 @@ def test_a_samples_random_numbers_depend_on_seed_number_and_purpose_alone(seed, 
 
 def test_a_samples_random_numbers_are_the_same_everywhere():
     assert sample_rng(1, 2).integers(2**32, size=3).tolist() == [3042142985, 1328497427, 564130602]
+
+
+def test_the_streams_of_purposes_stay_what_runs_to_be_resumed_began_with():
+    drawn = {purpose.name: int(sample_rng(1, 2, purpose).integers(2**32)) for purpose in Purpose}
+    assert drawn == {
+        "SAMPLE": 3042142985,
+        "ORDER": 2592942375,
+        "MIXING": 3893002257,
+        "FOREIGN": 2625735159,
+        "EVALUATION": 2196871390,
+        "REPLACEMENT": 2906919421,
+    }
+
+
+def test_seeds_of_any_size_and_sign_are_taken():
+    assert sample_rng(-1, 0).integers(2**62) == sample_rng(2**64 - 1, 0).integers(2**62)
+
+
+def test_foreign_code_leaves_the_global_generators_as_they_were():
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    def fails():
+        with global_generators(sample_rng(0, 0)):
+            assert all(now != then for now, then in zip(states(), before, strict=True))
+            raise KeyError
+
+    before = states()
+    with pytest.raises(KeyError):
+        fails()
+    assert states() == before
+
+
+def test_past_the_end_the_last_stage_goes_on():
+    assert [stage_of(iteration, STAGES) for iteration in (1, 3, 4, 7, 8, 9, 10, 99)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_streams_of_purposes_do_not_run_into_each_other():

@@ -71,6 +71,7 @@ def test_two_views_are_joined_left_first():
         ([COLOUR], 6, "--right"),
         ([COLOUR, COLOUR], 3, "two views are 6 channels, the network takes 3"),
         ([COLOUR, Picture(COLOUR.pixels[1:])], 6, "differ in size"),
+        ([COLOUR, Picture(COLOUR.pixels.astype(np.uint16))], 6, "differ in size or depth"),
         ([COLOUR], 4, "the network takes 4"),
     ],
 )
@@ -90,3 +91,26 @@ def test_alpha_is_enlarged_and_the_rest_is_kept():
 def test_a_result_that_is_no_picture_is_refused():
     with pytest.raises(ImageError, match="gave 12 channels"):
         to_picture(np.zeros((6, 7, 12), np.uint8), COLOUR, None, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pictures_of_many_rows_and_either_depth_keep_their_colours_and_do_not_overflow(dtype):
+    peak = np.iinfo(dtype).max
+    pixels = np.linspace(0, peak, 150 * 2 * 3).reshape(150, 2, 3).astype(dtype)
+    source = Picture(pixels)
+    y = to_channels([source], 1, "y")
+    np.testing.assert_array_equal(to_picture(y, source, "y", 1).pixels, pixels)
+    change = 0.2 * 255 / 219 * peak
+    for sign in (1, -1):
+        expected = (pixels + sign * change).clip(0, peak)
+        changed = to_picture(y + np.float32(sign * 0.2), source, "y", 1).pixels
+        np.testing.assert_allclose(changed, expected, atol=1 + peak / 10**5)
+    grey = Picture(pixels[..., :1])
+    np.testing.assert_array_equal(
+        to_picture(pixels, grey, None, 1).pixels, np.rint(pixels.mean(2, keepdims=True))
+    )
+
+
+def test_only_networks_of_one_channel_take_colours_from_the_source():
+    found = to_picture(255 - COLOUR.pixels, COLOUR, "y", 1)
+    np.testing.assert_array_equal(found.pixels, 255 - COLOUR.pixels)

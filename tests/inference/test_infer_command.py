@@ -237,6 +237,26 @@ def test_options_change_how_it_is_computed_not_what(option, tmp_path, weights, p
     assert abs(int(read(tmp_path / "out/a.png").mean()) - 40) <= 1
 
 
+@pytest.mark.parametrize(
+    ("option", "precision"), [(None, None), ("--half", torch.float16), ("--bf16", torch.bfloat16)]
+)
+def test_precision_is_that_of_the_networks_arithmetic(
+    option, precision, tmp_path, weights, photos, infer, monkeypatch
+):
+    seen = []
+    forward = NETWORKS.find("EDT").forward
+
+    def watched(self, *given):
+        enabled = torch.is_autocast_enabled("cpu")
+        seen.append(torch.get_autocast_dtype("cpu") if enabled else None)
+        return forward(self, *given)
+
+    monkeypatch.setattr(NETWORKS.find("EDT"), "forward", watched)
+    options = [option] if option else []
+    assert infer("-i", photos, "-o", tmp_path / "out", "--weights", weights, *options)[0] == 0
+    assert set(seen[1:]) == {precision}  # the first call tries the network
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("jpg", "jpg"), ("webp", "webp"), ("tiff", "tiff")])
 def test_the_format_is_chosen(kind, suffix, tmp_path, weights, photos, infer):
     assert infer("-i", photos, "-o", tmp_path / "out", "--weights", weights, "--format", kind)[0] == 0
@@ -312,6 +332,7 @@ def test_one_image_may_be_restored_to_a_file(tmp_path, weights, photos, infer):
         ("notes.txt", "../out", (), "cannot be decoded"),
         (".", "../out", ("--tile", "16", "--tile_overlap", "16"), "must be smaller"),
         (".", "../out", ("--device", "nonsense"), "nonsense"),
+        (".", "../out", ("--device", "cuda:99"), "--device cuda:99: not usable here"),
         (".", "../out", ("--task", "dn_g15"), "sr_x2"),
     ],
 )
@@ -408,6 +429,12 @@ def test_a_record_that_was_cut_short_holds_what_is_before(finished, tmp_path):
     record.write_text(record.read_text()[:-30])
     (tmp_path / "out/deep/b.png").unlink()  # it would have been written after its line
     assert finished() == 1
+    assert finished() == 0
+
+
+def test_lines_that_others_wrote_into_the_record_are_passed_over(finished, tmp_path):
+    record = tmp_path / f"out/{NAME}"
+    record.write_text('[1]\n7\n{"size": 3}\n{"result": 5}\n' + record.read_text())
     assert finished() == 0
 
 

@@ -6,7 +6,7 @@ from itertools import product
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from basicsr_ext.data.images import ImageError
 from basicsr_ext.inference.pictures import Picture, encode_picture, read_picture
@@ -69,6 +69,54 @@ def test_jpeg_and_webp_hold_eight_bits_profile_and_notes(kind, dtype, tmp_path):
     assert (read.icc, read.exif) == (SRGB, exif())
 
 
+@pytest.mark.parametrize("value", [0, 129 * 257 - 128, 129 * 257 + 128, 130 * 257 - 128, 65535])
+def test_sixteen_bits_become_the_nearest_of_eight(value, tmp_path):
+    read = written(Picture(np.full((16, 16, 3), value, np.uint16)), "jpg", tmp_path)
+    assert set(read.pixels.ravel().tolist()) == {round(value / 257)}
+
+
+def test_jpeg_is_written_with_quality_95_and_colours_at_full_resolution():
+    picture = make()
+    with Image.open(io.BytesIO(encode_picture(picture, "jpg"))) as file:
+        assert JpegImagePlugin.get_sampling(file) == 0
+        tables = file.quantization
+    other = io.BytesIO()
+    Image.fromarray(picture.pixels).save(other, "jpeg", quality=95)
+    with Image.open(other) as file:
+        assert file.quantization == tables
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_lossless_files_are_compressed(dtype, kind):
+    assert len(encode_picture(Picture(np.zeros((100, 100, 3), dtype)), kind)) < 5000
+
+
+def test_the_quality_of_webp_is_high():
+    noise = make().pixels.repeat(8, 0).repeat(8, 1)
+    with Image.open(io.BytesIO(encode_picture(Picture(noise), "webp"))) as file:
+        change = np.asarray(file.convert("RGB")).astype(int) - noise
+    with Image.open(io.BytesIO(_webp_of_pillow(noise))) as file:
+        default = np.asarray(file.convert("RGB")).astype(int) - noise
+    assert np.abs(change).mean() < 0.9 * np.abs(default).mean()
+
+
+def _webp_of_pillow(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "webp")
+    return file.getvalue()
+
+
+def test_a_tiff_files_descriptions_are_kept_and_its_storage_is_not(tmp_path):
+    tags = dict.fromkeys((270, 271, 272, 305, 306, 315, 33432), "words")
+    notes = Image.Exif()
+    notes.update(tags)
+    Image.fromarray(make().pixels).save(tmp_path / "a.tiff", exif=notes)
+    kept = Image.Exif()
+    kept.load(read_picture(tmp_path / "a.tiff").exif)
+    assert dict(kept) == tags
+
+
 def test_webp_keeps_alpha_and_jpeg_refuses_it(tmp_path):
     picture = make(alpha=True)
     np.testing.assert_array_equal(written(picture, "webp", tmp_path).alpha, picture.alpha)
@@ -118,6 +166,16 @@ def test_a_profile_for_other_channels_is_left_out():
         assert file.info["icc_profile"] == SRGB
     with Image.open(io.BytesIO(encode_picture(grey, "png"))) as file:
         assert "icc_profile" not in file.info
+
+
+def test_a_profile_for_grey_stays_with_grey():
+    profile = SRGB[:16] + b"GRAY" + SRGB[20:]
+    for alpha in (False, True):
+        grey, colour = (make(channels=channels, alpha=alpha) for channels in (1, 3))
+        for picture, kept in ((grey, profile), (colour, None)):
+            data = encode_picture(Picture(picture.pixels, picture.alpha, profile), "png")
+            with Image.open(io.BytesIO(data)) as file:
+                assert file.info.get("icc_profile") == kept
 
 
 def test_what_is_no_picture_is_named(tmp_path):

@@ -68,10 +68,43 @@ def test_a_network_sees_its_own_pixel_range():
     np.testing.assert_array_equal(restore(Enlarge(2, white=255.0), image, 2), repeated(image, 2))
 
 
-def test_training_mode_is_put_back():
-    network = Enlarge(2).train()
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_network_is_in_eval_mode_for_the_call_alone(mode):
+    network, seen = Enlarge(2).train(mode), []
+    network.register_forward_hook(lambda module, args, result: seen.append(module.training))
     restore(network, photo(4, 4), 2)
-    assert network.training
+    assert seen == [False]
+    assert network.training is mode
+
+
+class Twisted(Enlarge):
+    """Gives 2 x - 1/2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x - 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_results_are_clamped_and_whole_numbers_rounded(dtype):
+    peak = np.iinfo(dtype).max if dtype != np.float32 else 1
+    image = np.linspace(0, peak, 256 * 3).reshape(16, 16, 3).astype(dtype)
+    restored = restore(Twisted(1), image, 1)
+    expected = (2 * image.astype(np.float64) - peak / 2).clip(0, peak)
+    if dtype == np.float32:
+        np.testing.assert_allclose(restored, expected, atol=1e-6)
+    else:
+        assert np.abs(restored - expected).max() <= 0.5 + 1e-2
+        assert {0, peak} < set(restored.ravel().tolist())
+
+
+def test_an_image_is_enlarged_four_times_and_run_whole_unless_told():
+    network, seen = Enlarge(4), []
+    network.register_forward_hook(lambda module, args, result: seen.append(tuple(args[0].shape)))
+    image = photo(70, 80)
+    np.testing.assert_array_equal(restore(network, image), repeated(image, 4))
+    assert seen == [(1, 3, 70, 80)]
+    restore(network, image, tile=64)  # neighbours share 32 pixels
+    assert {shape[2:] for shape in seen[1:]} == {(64, 64), (64, 48), (38, 64), (38, 48)}
 
 
 @pytest.mark.parametrize(
@@ -97,3 +130,16 @@ def test_a_comparison_shows_the_middle_of_each_version_at_the_size_of_the_last()
     assert picture.shape == (36, 32, 3)
     np.testing.assert_array_equal(picture[20:, 16:], photo(40, 40)[12:28, 12:28])
     np.testing.assert_array_equal(picture[20:, :16], repeated(photo(10, 10), 4)[12:28, 12:28])
+
+
+def test_a_comparison_is_labelled_and_shows_any_number_of_channels_as_colour():
+    grey, many = photo(300, 290, channels=1), photo(300, 290, channels=5)
+    picture = comparison({"LQ": grey, "restored": many})
+    assert picture.shape == (276, 512, 3)
+    np.testing.assert_array_equal(picture[20:, :256], grey.repeat(3, 2)[22:278, 17:273])
+    np.testing.assert_array_equal(picture[20:, 256:], many[22:278, 17:273, :3])
+    labels = picture[:20]
+    assert labels[:, :256].min() < 64
+    assert not np.array_equal(labels[:, :256], labels[:, 256:])
+    assert (labels == 255).mean() > 0.8
+    np.testing.assert_array_equal(comparison({"LQ": grey[..., 0]})[20:], grey.repeat(3, 2)[22:278, 17:273])

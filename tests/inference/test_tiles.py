@@ -1,6 +1,7 @@
 """Tiles cover an image, and what is made of them shows no seam."""
 
 from importlib import import_module
+from io import StringIO
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import nn
 from basicsr_ext import restore
 from basicsr_ext.archs.padding import SizeRequirement
 from basicsr_ext.inference import restore_tensor
-from basicsr_ext.inference.memory import PeakMemory
-from basicsr_ext.inference.restore import Restorer, channel_guesses, try_network
+from basicsr_ext.inference.memory import PeakMemory, free_memory, is_out_of_memory
+from basicsr_ext.inference.restore import Restorer, Trial, channel_guesses, try_network
 from basicsr_ext.inference.tiles import bands, spans, weights
 
 LENGTHS = {"length": st.integers(1, 200), "tile": st.integers(2, 60), "multiple": st.sampled_from([1, 3, 8])}
@@ -141,12 +142,14 @@ class Scarce(nn.Module):
     def __init__(self, pixels: int) -> None:
         super().__init__()
         self.anchor, self.pixels, self.calls = nn.Parameter(torch.zeros(())), pixels, []
+        self.tried = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.tried.append(tuple(x.shape[-2:]))
         if x.shape[-1] * x.shape[-2] > self.pixels:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         self.calls.append(tuple(x.shape[-2:]))
-        return x
+        return x + self.anchor
 
 
 def test_tiles_are_halved_where_memory_runs_out_and_stay_so():
@@ -165,9 +168,98 @@ def test_whole_images_that_were_asked_for_are_not_tiled():
         restore(Scarce(10), picture(), 1)
 
 
-def test_tiles_end_at_some_size():
+@pytest.mark.parametrize(
+    ("tile", "overlap", "sides"),
+    [(64, 8, [64, 32]), (63, 8, [63]), (80, 31, [80, 40]), (80, 39, [80, 40]), (80, 40, [80])],
+)
+def test_tiles_are_no_smaller_than_32_pixels_and_than_their_overlap(tile, overlap, sides):
+    network = Scarce(10)
     with pytest.raises(torch.OutOfMemoryError):
-        restore(Scarce(10), picture(), 1, tile=64)
+        restore(network, picture(90, 90), 1, tile=tile, tile_overlap=overlap)
+    assert network.tried == [(side, side) for side in sides]
+
+
+def test_memory_that_an_attempt_left_in_the_cache_is_handed_back_before_the_next(monkeypatch):
+    network, tried = Scarce(50 * 50), []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: tried.append(len(network.tried)))
+    restore(network, picture(), 1, tile=80, tile_overlap=8)
+    assert tried == [1]
+
+
+def test_an_image_that_was_thought_to_fit_is_run_in_tiles_of_half_its_side(monkeypatch):
+    module = import_module("basicsr_ext.inference.restore")
+    monkeypatch.setattr(module, "free_memory", lambda device: 2**40)
+    network = Scarce(64 * 64)
+    image = picture(100, 60)
+    np.testing.assert_allclose(restore(network, image, 1, tile="auto", tile_overlap=8), image, atol=1e-6)
+    assert network.tried[1:3] == [(100, 60), (50, 50)]
+
+
+def test_an_error_that_is_no_lack_of_memory_is_not_tried_again():
+    network = Scarce(10**6)
+    network.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        restore(network, picture(), 1, tile=80, tile_overlap=8)
+    assert len(network.tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lack"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+    ],
+)
+def test_lack_of_memory_is_known_on_every_device(error, is_lack):
+    assert is_out_of_memory(error) is is_lack
+
+
+def test_free_memory_is_what_the_system_says(monkeypatch):
+    module = import_module("basicsr_ext.inference.memory")
+    text = "MemTotal:  900 kB\nMemFree:  10 kB\nMemAvailable:   77 kB\n"
+    monkeypatch.setattr(module, "open", lambda *_, **__: StringIO(text), raising=False)
+    assert free_memory(torch.device("cpu")) == 77 * 1024
+    monkeypatch.setattr(module, "open", lambda *_, **__: StringIO(""), raising=False)
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 6, "SC_PAGE_SIZE": 100}.get)
+    assert free_memory(torch.device("cpu")) == 300
+    # What the allocator has cached is free, too.
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 50)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 20)
+    assert free_memory(torch.device("cuda")) == 1030
+
+
+@pytest.mark.parametrize(
+    ("free", "device", "side"),
+    [(2**40, "cpu", 512), (2**40, "cuda", 2048), (2 * 12 * 100**2, "cpu", 100), (0, "cpu", 32)],
+)
+def test_automatic_tiles_are_neither_tiny_nor_larger_than_is_of_use(monkeypatch, free, device, side):
+    module = import_module("basicsr_ext.inference.restore")
+    monkeypatch.setattr(module, "free_memory", lambda device: free)
+    assert Trial(3, 3, 1, 12.0).largest_tile(torch.device(device)) == side
+
+
+def test_an_image_is_run_whole_as_long_as_it_has_no_more_pixels_than_the_largest_tile(monkeypatch):
+    module = import_module("basicsr_ext.inference.restore")
+    monkeypatch.setattr(module, "free_memory", lambda device: 2 * 12 * 40**2)
+    network = Scarce(10**6)
+    run = Restorer(network, 1, "auto", 8, trial=Trial(3, 3, 1, 12.0))
+    for count, height, width, whole in [
+        (1, 40, 40, True),
+        (1, 20, 80, True),
+        (1, 20, 81, False),
+        (2, 40, 40, True),
+    ]:
+        network.calls.clear()
+        images = np.stack([picture(height, width)] * count)
+        np.testing.assert_allclose(run(images), images, atol=1e-6)
+        assert ((height, width) == network.calls[0]) is whole
+    network.calls.clear()
+    run(np.stack([picture(80, 20)] * 2))  # as many pixels in all as two tiles
+    assert max(network.calls) == (40, 20)
 
 
 def test_the_tile_follows_from_free_memory(monkeypatch):
@@ -187,6 +279,18 @@ def test_the_tile_follows_from_free_memory(monkeypatch):
     assert max(sizes[1:]) == (side, side)
 
 
+def test_peak_memory_forgets_what_is_gone_and_counts_the_same_memory_once():
+    network = nn.Linear(10, 10)
+    with torch.inference_mode(), PeakMemory(network) as memory:
+        small = torch.zeros(10)
+        del small
+        large = torch.zeros(1000)
+        assert memory.peak == 4000
+        large[10:].add_(1)
+        network.weight.t().mul(1)  # a view of weights, which are not counted, and 100 values
+    assert memory.peak == 4400
+
+
 def test_peak_memory_is_what_is_alive_at_once():
     network = nn.Sequential(nn.Identity())
     with torch.inference_mode(), PeakMemory(network) as memory:
@@ -195,6 +299,22 @@ def test_peak_memory_is_what_is_alive_at_once():
             y = x + 1
             del x, y
     assert memory.peak == 2 * 4000
+
+
+class PlusOne(nn.Module):
+    """Takes memory for one image as large as the one it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+def test_a_trial_tells_how_much_memory_a_pixel_takes():
+    assert try_network(PlusOne(), SizeRequirement(), [3]).bytes_per_pixel == 12
+    assert try_network(PlusOne(), SizeRequirement(48), [1]).bytes_per_pixel == 4
 
 
 # --- networks ---------------------------------------------------------------------------------------
@@ -218,6 +338,72 @@ def test_a_trial_without_memory_is_no_refusal_of_the_channels():
 )
 def test_channels_are_guessed_from_the_first_convolution_too(network, guesses):
     assert channel_guesses(nn.Sequential(network)) == guesses
+
+
+class Shaped(PlusOne):
+    """Gives back an image changed by a function."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.change(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        (lambda x: x[..., ::2, ::2], r"\(1, 3, 32, 32\)"),
+        (lambda x: x[..., :-1], r"\(1, 3, 64, 63\)"),
+        (lambda x: nn.functional.pad(x, (0, 9)), r"\(1, 3, 64, 73\)"),
+        (lambda x: x[0], r"\(3, 64, 64\)"),
+        (lambda x: x.mean((2, 3)), r"\(1, 3\)"),
+    ],
+)
+def test_what_is_no_restored_image_is_no_answer_to_a_trial(change, made):
+    with pytest.raises(ValueError, match=rf"Shaped does not take an image of 3 channels: made {made} of it"):
+        try_network(Shaped(change), SizeRequirement(), [3])
+
+
+def test_half_precision_is_that_of_the_networks_arithmetic_alone():
+    network, image = convolutions(3), picture(20, 20)
+    exact = restore(network, image, 2)
+    seen = []
+    network[0].register_forward_hook(lambda module, args, result: seen.append(result.dtype))
+    for tile in (None, 16):
+        found = Restorer(network, 2, tile, 8, precision=torch.bfloat16)(image[None])[0]
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - exact).max() < 0.02
+    averaged = torch.from_numpy(
+        Restorer(network, 2, None, precision=torch.bfloat16, self_ensemble=True)(image[None])
+    )
+    assert set(seen) == {torch.bfloat16}
+    assert not torch.equal(averaged.bfloat16().float(), averaged)  # the mean is not rounded
+
+
+class Tasks(PlusOne):
+    """Keeps images, or turns them to their negatives; ``sizes`` are those it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = []
+
+    def size_requirement(self, task: str | None = None) -> SizeRequirement:
+        return SizeRequirement({"keep": 1, "turn": 8}.get(task, 48))
+
+    def forward(self, x: torch.Tensor, task: str) -> torch.Tensor:
+        self.sizes.append(tuple(x.shape[-2:]))
+        return {"keep": x + self.anchor, "turn": 1 - x}[task]
+
+
+def test_a_networks_task_is_named_to_it_and_decides_about_padding():
+    image = picture(20, 30)
+    for task, expected, size in (("keep", image, (20, 30)), ("turn", 1 - image, (24, 32))):
+        network = Tasks()
+        found = Restorer(network, 1, task=task)(image[None])[0]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert network.sizes == [(64, 64), size]  # the first call tries how much memory it takes
 
 
 def test_another_scale_than_the_networks_is_refused():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr
+from basicsr.metrics.metric_util import to_y_channel
 
 from basicsr_ext.config import Spec
 from basicsr_ext.metrics import build_metric
@@ -65,3 +66,15 @@ def test_colours_are_averaged_in_decibels_and_borders_left_out():
 def test_sides_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(32, 32, 1\) cannot be compared with \(32, 40, 1\)"):
         PSNRB.statistic(blocky(32, 32), blocky(32, 40))
+
+
+def test_the_y_of_colours_is_compared_where_asked_for_and_nothing_is_cropped_unless_told():
+    image, reference = blocky(40, 40, 3), blocky(40, 40, 3, seed=1)
+    metric = build_metric(Spec(type="calculate_psnrb", test_y_channel=True))
+    sides = [to_y_channel(side.astype(np.float64))[..., :1] for side in (image, reference)]
+    assert metric.statistic(image, reference) == pytest.approx(by_definition(*sides), rel=1e-9)
+    grey = image[..., :1], reference[..., :1]
+    assert metric.statistic(*grey) == pytest.approx(by_definition(*grey), rel=1e-12)
+    plain = build_metric(Spec(type="calculate_psnrb"))
+    assert plain.statistic(image, reference) == PSNRB.statistic(image, reference)
+    assert plain.statistic(*grey) == plain.statistic(*(side[..., 0] for side in grey))

@@ -10,6 +10,7 @@ from helpers import tiny_options
 from torch import nn
 
 from basicsr_ext import load_options
+from basicsr_ext.config import OptionError
 from basicsr_ext.data.mixing import mixup
 from basicsr_ext.data.resize import upscale
 from basicsr_ext.data.sampling import Purpose, sample_rng
@@ -111,6 +112,62 @@ def test_an_output_that_would_be_broadcast_to_the_ground_truth_is_refused(tmp_pa
         losses(model(Twice(), tmp_path), given)
 
 
+@pytest.mark.parametrize(
+    ("raised", "kept", "words"),
+    [
+        (torch.OutOfMemoryError("out of memory"), torch.OutOfMemoryError, "^out of memory$"),
+        (TypeError("no"), RuntimeError, "^train.pixel_opt cannot be computed of two images: no$"),
+        (ValueError("no"), RuntimeError, "^train.pixel_opt cannot"),
+        (RuntimeError("no"), RuntimeError, "^train.pixel_opt cannot"),
+    ],
+)
+def test_a_loss_that_fails_is_named_but_lack_of_memory_stays_what_it_is(
+    tmp_path, monkeypatch, raised, kept, words
+):
+    def fails(restored, gt):
+        raise raised
+
+    made = model(Twice(), tmp_path)
+    monkeypatch.setitem(made._losses, "pix", ("train.pixel_opt", fails))
+    with pytest.raises(kept, match=words) as caught:
+        losses(made, batch())
+    assert caught.type is kept
+
+
+def test_losses_are_named_as_the_option_file_names_them(tmp_path):
+    one = {"type": "MSELoss", "loss_weight": 2.0}
+    made = model(
+        Twice(), tmp_path, pixel_opt=None, fft_opt=one, edge_opt=one, losses={"mine": {"type": "L1Loss"}}
+    )
+    given = batch()
+    difference = upsampled(given["lq"]) - given["gt"]
+    squared, absolute = 2 * (difference**2).mean(), difference.abs().mean()
+    torch.testing.assert_close(losses(made, given), {"l_fft": squared, "l_edge": squared, "l_mine": absolute})
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"pixel_opt": None}, "train: found no loss, expected pixel_opt, or losses by name"),
+        *(
+            ({"losses": {name: {"type": "L1Loss"}}}, f"train.losses.{name}: found the name '{name}'")
+            for name in ("pix", "percep", "style", "fft", "edge")
+        ),
+    ],
+)
+def test_a_run_needs_a_loss_whose_name_in_logs_is_its_own(tmp_path, train, words):
+    with pytest.raises(OptionError, match=words) as caught:
+        load_options(tiny_options(tmp_path, **train))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_windows_are_what_is_advised_where_a_patch_fails(tmp_path):
+    network = Twice()
+    network.window_size = 8
+    made = model(network, tmp_path)
+    assert [made.patch_advice(size) for size in (24, 32)] == ["its windows need multiples of 16", ""]
+
+
 # --- evaluation -------------------------------------------------------------------------------------
 
 
@@ -131,6 +188,42 @@ def test_images_are_run_in_tiles_that_overlap_as_asked(tmp_path, tile, overlap, 
     result = judged(made, lq).results["photo"].astype(int)
     assert max(network.sizes) == ((tile, tile) if tile else (30, 26))
     assert bool(np.abs(result - whole).max() <= 1) is exact
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        # Neighbouring tiles begin a tile less the overlap apart; the last one ends with the image.
+        ({"val": {"tile": 64}}, {(64, 64), (64, 48), (48, 64), (48, 48)}),
+        ({"val": {"tile": 64, "tile_overlap": 0}}, {(64, 64), (64, 16), (16, 64), (16, 16)}),
+        ({"tile": {"tile_size": 8}}, {(72, 72)}),
+        ({"tile": {"tile_size": 40, "tile_pad": 12}}, {(64, 64), (64, 40), (40, 64), (40, 40)}),
+    ],
+)
+def test_tiles_see_32_pixels_of_their_neighbours_unless_told(tmp_path, changes, seen):
+    network = Twice()
+    written = tiny_options(tmp_path)
+    written["val"] |= changes.get("val", {})
+    made = RestorationModel(
+        load_options(written | {key: value for key, value in changes.items() if key == "tile"}),
+        {"net_g": network},
+        torch.device("cpu"),
+    )
+    judged(made, image(80, 80))
+    assert set(network.sizes) == seen
+
+
+@pytest.mark.parametrize(("tile", "refused"), [(32, True), (33, False)])
+def test_tiles_are_larger_than_their_overlap(tmp_path, tile, refused):
+    written = tiny_options(tmp_path)
+    written["val"] |= {"tile": tile}
+    if not refused:
+        load_options(written)
+        return
+    with pytest.raises(
+        OptionError, match=r"val\.tile_overlap: found 32, expected less than val.tile, which is 32"
+    ):
+        load_options(written)
 
 
 def test_metrics_see_what_is_saved_rounded_and_clamped(tmp_path):
