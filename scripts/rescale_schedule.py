@@ -97,7 +97,7 @@ def _published(options: Options, from_gpus: int | None) -> tuple[int, ...]:
     gpus = from_gpus or (options.num_gpu if isinstance(options.num_gpu, int) else 0)
     if not gpus and any(stage.batch_size_total is None for stage in stages):
         raise ValueError(
-            f"{options.source.file} has batch sizes per GPU and does not say of how many GPUs; --from_gpus does"
+            f"{options.source.file} has batch sizes a GPU and does not say of how many GPUs; --from_gpus does"
         )
     return tuple(
         stage.batch_size_total or (stage.batch_size_per_gpu or 1) * gpus * train.grad_accum

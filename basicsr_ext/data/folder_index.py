@@ -124,7 +124,7 @@ def measured(source: StoredSource) -> StoredSource:
         position = {name: number for number, name in enumerate(index.names)}
         missing = np.flatnonzero(source.recorded_sizes()[:, 0] == 0)
         files = source.files
-        places = np.array([position.get(files[number], -1) for number in missing.tolist()], np.int64)
+        places = np.array([position.get(files[int(number)], -1) for number in missing], np.int64)
         missing, places = missing[places >= 0], places[places >= 0]
         source = _with_sizes(source, missing, index.sizes[places])
         left = index.sizes[places, 0] == 0
