@@ -39,7 +39,7 @@ from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils import imfrombytes, img2tensor
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-from basicsr_ext.config.schema import for_training
+from basicsr_ext.config.datasets import for_training
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.databases import close_environments
 from basicsr_ext.data.images import decode_image, read_image, write_image

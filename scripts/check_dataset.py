@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.progress import track
 
 from basicsr_ext.config import OptionError, load_options, resolved_stages
-from basicsr_ext.config.schema import for_training
+from basicsr_ext.config.datasets import for_training
 from basicsr_ext.data.inspection import Finding, Opened, inspect_all, open_set
 from basicsr_ext.data.paired_dataset import PairedImages
 from basicsr_ext.files import user_path, write_atomically

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from basicsr_ext import registry
-from basicsr_ext.config import schema
+from basicsr_ext.config import datasets, schema
 from basicsr_ext.config.sections import OptionMapping
 from basicsr_ext.config.structure import model_for
 from basicsr_ext.config.values import describe
@@ -74,7 +74,7 @@ NAMED: list[tuple[str, registry.Registry]] = [
 ]
 SHARED: list[tuple[str, type[OptionMapping]]] = [
     ("Top level", schema.Options),
-    ("`datasets.train`: keys of every training set", schema.LoaderKeys),
+    ("`datasets.train`: keys of every training set", datasets.LoaderKeys),
     ("`datasets.train.stages`: one entry a stage", schema.StageOptions),
     ("`train`: keys of every kind of training", schema.Train),
     ("`val`: keys of every kind of training", schema.Val),
@@ -87,10 +87,10 @@ SHARED: list[tuple[str, type[OptionMapping]]] = [
 def build_page() -> str:
     """Return the page's Markdown: what all runs share, then what each registered extension adds."""
     shared = "".join(_section(title, model, None) for title, model in SHARED)
-    common = "\n## `datasets.*`: keys of every data set\n\n" + _table(schema.DatasetOptions, ())
+    common = "\n## `datasets.*`: keys of every data set\n\n" + _table(datasets.DatasetOptions, ())
     common += "\n### Keys of every data set of image pairs\n\n"
-    common += _table(ImageSection, schema.DatasetOptions.model_fields)
-    common += "\nFor training, besides:\n\n" + _table(PatchKeys, schema.LoaderKeys.model_fields)
+    common += _table(ImageSection, datasets.DatasetOptions.model_fields)
+    common += "\nFor training, besides:\n\n" + _table(PatchKeys, datasets.LoaderKeys.model_fields)
     parts = [*_model_kinds(), common, *_data_sets(), SCHEDULES, *_schedulers(), NAMES, *_names()]
     return INTRODUCTION + shared + "".join(parts)
 
@@ -141,21 +141,21 @@ def _own_sections(
         below = model_for(field.rebuild_annotation(), {})
         if below is None or below in shared.values():
             continue
-        if any(below is other for other in (schema.Datasets, schema.Spec, schema.OptimizerSpec)):
+        if any(below is other for other in (datasets.Datasets, schema.Spec, schema.OptimizerSpec)):
             continue
         base = next((other for other in below.__mro__[1:] if other in shared.values()), None)
         yield from _own_sections(below, base, f"{path}.{name}" if path else name)
 
 
 def _data_sets(left_out: Collection[str] = ()) -> Iterator[str]:
-    for section, names in _by_section(schema.EVALUATION_SET.sections(), left_out):
+    for section, names in _by_section(datasets.EVALUATION_SET.sections(), left_out):
         yield f"\n### {_title(names)}\n\n{_first_line(section)}\n\n"
-        shared = ImageSection if issubclass(section, ImageSection) else schema.DatasetOptions
+        shared = ImageSection if issubclass(section, ImageSection) else datasets.DatasetOptions
         yield _table(section, shared.model_fields)
-        if schema.for_training(section) is None:
+        if datasets.for_training(section) is None:
             yield "\nFor evaluation only.\n"
-        elif section.training_keys not in (schema.LoaderKeys, PatchKeys):
-            keys = _table(section.training_keys, schema.LoaderKeys.model_fields)
+        elif section.training_keys not in (datasets.LoaderKeys, PatchKeys):
+            keys = _table(section.training_keys, datasets.LoaderKeys.model_fields)
             yield f"\nFor training, besides:\n\n{keys}"
 
 

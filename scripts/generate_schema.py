@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from basicsr_ext import registry
-from basicsr_ext.config.schema import EVALUATION_SET, TRAINING_SET, Datasets, Options
+from basicsr_ext.config.datasets import EVALUATION_SET, TRAINING_SET, Datasets
+from basicsr_ext.config.schema import Options
 from basicsr_ext.config.sections import ByType, ConstructedBy, OptionMapping
 from basicsr_ext.config.signature import argument_parts, argument_types
 from basicsr_ext.files import user_path

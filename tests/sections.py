@@ -1,6 +1,6 @@
 """Option sections of the data sets, for ``datasets.train`` (``…Train``) and ``datasets.val`` (``…Keys``)."""
 
-from basicsr_ext.config.schema import for_training
+from basicsr_ext.config.datasets import for_training
 from basicsr_ext.data.denoising_dataset import GaussianDenoisingImages
 from basicsr_ext.data.dualpixel_dataset import DualPixelImages
 from basicsr_ext.data.foreign_dataset import ForeignImages

@@ -3,12 +3,12 @@
 Of the package it imports only ``registry``, ``plugins`` and ``spelling``, and no torch.
 """
 
+from .datasets import DatasetOptions as DatasetOptions
+from .datasets import LoaderKeys as LoaderKeys
 from .errors import OptionError as OptionError
 from .errors import Problem as Problem
 from .errors import SourceMap as SourceMap
 from .loading import load_options as load_options
-from .schema import DatasetOptions as DatasetOptions
-from .schema import LoaderKeys as LoaderKeys
 from .schema import Options as Options
 from .schema import Scheduler as Scheduler
 from .schema import Spec as Spec

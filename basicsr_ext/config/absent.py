@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from .datasets import EvaluationSet
 from .errors import Problem
 from .facts import Facts
 from .overrides import OVERRIDE
 from .paths import ImageFolder
-from .schema import EvaluationSet
 from .sections import metadata_of
 from .structure import model_for
 

@@ -12,10 +12,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..spelling import closest, nearest
+from .datasets import Datasets, EvaluationSet, LoaderKeys
 from .errors import Problem
 from .facts import Facts
 from .paths import Existing
-from .schema import Datasets, EvaluationSet, LoaderKeys, Options, Scheduler
+from .schema import Options, Scheduler
 from .sections import ByType, ConstructedBy, OptionMapping, metadata_of
 from .signature import check_arguments, written_constructor
 from .values import describe, show

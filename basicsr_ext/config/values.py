@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, core_schema
 
 LARGEST_INTEGER = 2**63 - 1
@@ -171,3 +178,21 @@ def _describe_model(model: type[BaseModel], many: bool) -> str:
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     word = "mappings" if many else "a mapping"
     return f"{word} with {' and '.join(required)}" if required else word
+
+
+_LONGEST_NAME = 200
+"""Bytes; a log's name has a date besides, and file systems end at 255."""
+
+
+def _named(name: str) -> str:
+    if len(name.encode()) > _LONGEST_NAME or not name.strip(".") or not name.isprintable():
+        raise ValueError("not the name of a folder")
+    return name
+
+
+FolderName = Annotated[
+    str,
+    Field(min_length=1, max_length=_LONGEST_NAME, pattern="^[^/]*$"),
+    AfterValidator(_named),
+    Expect(f"the name of a folder: text of 1 to {_LONGEST_NAME} bytes without /", "names of folders"),
+]

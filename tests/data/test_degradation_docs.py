@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from basicsr_ext.config.schema import TrainingSet
+from basicsr_ext.config.datasets import TrainingSet
 from basicsr_ext.data import build_train_dataset
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.sampling import SampleRequest
