@@ -131,7 +131,10 @@ def test_scores_stand_beside_those_of_their_baselines(capsys):
 def test_the_check_says_whether_the_largest_stage_can_be_trained(
     tmp_path, monkeypatch, capsys, cost, device, passes, words
 ):
-    options = load_options(tiny_options(tmp_path))
+    options = tiny_options(tmp_path)
+    # 4,096 pixels in a batch of 16 patches, 4,608 in one of two of the last stage.
+    options["datasets"]["train"]["stages"][0]["batch_size_per_gpu"] = 16
+    options = load_options(options)
     parts = build_parts(options, 1, training=True)
     kind = build_kind(options, parts.networks, CPU)
     asked = []
