@@ -1,12 +1,12 @@
 """Time networks against a yardstick in one process: forward and backward, training mode, batch 1.
 
-Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile] [--memory] [--device cuda] [--threads N]
+Usage: python benchmarks/networks.py [name ...] [--bf16] [--compile | --starts] [--memory] [--device cuda]
 
 The yardstick of restoration is basicsr's SwinIR, that of classifiers timm's Swin-T, where timm is installed.
 Repetitions of all networks are interleaved and the fastest counts, so that other work on the machine
 disturbs the ratios little. --bf16 and --compile time each network that way too; given together, also both.
 On CPUs, --compile also tells how much of the eager time is spent in library operators, which compiled code
-calls as well.
+calls as well. --starts tells what compiling costs a first process, which finds an empty cache, and a second.
 """
 
 from __future__ import annotations
@@ -138,6 +138,37 @@ def peak_gigabytes(name: str, arguments: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def start_seconds(name: str, bf16: bool, arguments: argparse.Namespace) -> Row:
+    """Return what compiling network ``name`` adds to the first step of a process, and of one after it."""
+    command = [sys.executable, __file__, name, "--start-of-this-process", "--threads", str(arguments.threads)]
+    command += ["--device", arguments.device, *["--bf16"] * bf16]
+    row: Row = {}
+    with tempfile.TemporaryDirectory() as folder:
+        # Inductor keeps its compiled headers in the folder for temporary files, whatever its cache is.
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache", "TMPDIR": folder}
+        for start in ("empty cache", "second start"):
+            run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            real, cpu = run.stdout.split()
+            row |= {f"{start}, s": real, f"{start}, CPU s": cpu}
+    return row
+
+
+def first_step_of_this_process(step: Step) -> str:
+    """Return the real and CPU time, child processes' too, by which the first step exceeds the second."""
+
+    def now() -> list[float]:
+        own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+        return [time.perf_counter(), cpu]
+
+    times = [now()]
+    for _ in range(2):
+        step()
+        times.append(now())
+    extra = [b - a - (c - b) for a, b, c in zip(*times, strict=True)]
+    return " ".join(f"{value:.1f}" for value in extra)
+
+
 def time_networks(names: list[str], variants: list[Variant], device: str, repeats: int) -> list[Row]:
     """Return what was measured, of each network in turn, by the headings of the table."""
     steps = {(name, *variant): training_step(name, variant, device) for name in names for variant in variants}
@@ -180,7 +211,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--starts", action="store_true", help="only what compiling costs")
     parser.add_argument("--peak-of-this-process", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--start-of-this-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = arguments.device
     torch.set_num_threads(arguments.threads)
@@ -193,6 +226,14 @@ def main() -> None:
             print(torch.cuda.max_memory_allocated() / 1e9)
         else:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        return
+
+    if arguments.start_of_this_process:
+        print(first_step_of_this_process(training_step(arguments.names[0], (arguments.bf16, True), device)))
+        return
+    if arguments.starts:
+        names = arguments.names or list(RESTORERS)
+        print_table([{"network": name, **start_seconds(name, arguments.bf16, arguments)} for name in names])
         return
 
     names = arguments.names or list(NETWORKS)
@@ -211,6 +252,11 @@ def main() -> None:
         rows = time_networks(names, variants, device, arguments.repeats)
     for row in rows:
         row |= {"peak GB": peaks[row["network"]]} if peaks else {}
+    print_table(rows)
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print rows under the headings of the first."""
     print(f"| {' | '.join(rows[0])} |\n|" + "---|" * len(rows[0]))
     for row in rows:
         print(f"| {' | '.join(row.values())} |")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..archs.layers.drop_path import draw_alike
 from ..files import cache_folder
 
 Mode = bool | str
@@ -30,6 +31,7 @@ def compile_blocks(network: nn.Module, mode: Mode, shapes: int) -> bool:
         return False
     blocks = [module for module in network.modules() if isinstance(module, kinds)]
     arguments = _arguments(mode, shapes * len(blocks))
+    draw_alike(network)
     for block in blocks:
         block.compile(**arguments)
     return True

@@ -12,12 +12,22 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import basicsr_ext as bx
+from basicsr_ext.archs.layers.drop_path import DropPath
 from basicsr_ext.config import load_options
 from basicsr_ext.engine import train
 from basicsr_ext.engine.compiling import compile_blocks
 from basicsr_ext.engine.ema import WeightAverage
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+class Blocks(nn.Sequential):
+    """A network of linear blocks beside what it is given."""
+
+    repeated_blocks = (nn.Linear,)
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(nn.Linear(3, 3), *modules)
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def test_a_run_captures_each_kind_of_block_once_a_stage_and_nothing_in_rehearsal
     options = tiny_options(tmp_path, compile=True, ema_decay=0.0)
     options["network_g"] |= {"depths": [4, 2], "num_heads": [2, 2], "drop_path_rate": 0.1}
     train(load_options(options))
-    kinds = 3  # Shifted or not; and the branches of the first block are never dropped.
+    kinds = 2  # Shifted or not; a block whose branches are never dropped is no kind of its own.
     assert captured["unique_graphs"] == kinds * len(options["datasets"]["train"]["stages"])
     assert not counters["graph_break"]
 
@@ -65,6 +75,20 @@ def test_blocks_that_differ_in_weights_alone_share_what_was_captured(captured, n
     net(torch.rand(1, 3, side, side)).mean().backward()
     assert captured["unique_graphs"] == kinds
     assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+
+
+def test_what_is_never_dropped_stays_when_it_draws_like_the_others():
+    never, sometimes = DropPath(0.0), DropPath(0.5)
+    assert compile_blocks(Blocks(never, sometimes), True, shapes=1)
+    assert never.draws
+    x = torch.rand(64, 3)
+    assert torch.equal(never.train()(x), x)
+
+
+def test_a_network_that_drops_nothing_draws_nothing():
+    network = Blocks(DropPath(0.0), DropPath(0.0))
+    compile_blocks(network, True, shapes=1)
+    assert not any(module.draws for module in network.modules() if isinstance(module, DropPath))
 
 
 def test_keys_of_the_state_dict_stay(tmp_path, captured):

@@ -15,14 +15,14 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate, self._drops = rate, rate > 0.0
+        self.rate, self.draws = rate, rate > 0.0
         # A tensor, as a compiler would take blocks that differ in a number for different ones.
         self.keep: Tensor
         self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, ...) with dropped samples."""
-        if not (self._drops and self.training):
+        if not (self.draws and self.training):
             return x
         mask = torch.bernoulli(self.keep.expand((x.shape[0],) + (1,) * (x.ndim - 1)))
         return x * (mask / self.keep).to(x.dtype)
@@ -30,3 +30,14 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Show the rate in ``print(net)``."""
         return f"rate={self.rate:.3f}"
+
+
+def draw_alike(network: nn.Module) -> None:
+    """Let a network's drop paths of rate 0 draw as the others do, if there are others.
+
+    What they return stays the same, but a compiler then sees one code in all of them.
+    """
+    paths = [module for module in network.modules() if isinstance(module, DropPath)]
+    drops = any(path.rate > 0.0 for path in paths)
+    for path in paths:
+        path.draws = drops
