@@ -61,7 +61,7 @@ class Settings:
         dim: width of the network, behind two stages of a ResNet-18.
     """
 
-    iterations: int = 300
+    iterations: int = 400
     batch: int = 4
     side: int = 64
     patients: int = 12
@@ -87,7 +87,7 @@ def options(row: str, seed: int, settings: Settings, folder: Path) -> dict[str, 
                 **phantoms,
                 "split": "train",
                 "patients": settings.patients,
-                "supervoxel_size": 500,
+                "supervoxel_size": 1000,
                 "gt_size": settings.side,
                 "batch_size_total": settings.batch,
                 "num_worker_per_gpu": 0,
@@ -110,11 +110,11 @@ def options(row: str, seed: int, settings: Settings, folder: Path) -> dict[str, 
             "total_iter": settings.iterations,
             "ema_decay": 0.98,
             "grad_clip_norm": 1.0,
-            "optim_g": {"type": "AdamW", "lr": 1e-3, "weight_decay": 1e-2},
+            "optim_g": {"type": "SGD", "lr": 1e-2, "momentum": 0.9, "weight_decay": 5e-4},
             "scheduler": {
                 "type": "CosineLRScheduler",
                 "t_initial": settings.iterations,
-                "lr_min": 1e-5,
+                "lr_min": 1e-4,
             },
         },
         "val": {"val_freq": settings.iterations, "metrics": dict(scores)},
@@ -170,7 +170,7 @@ def load(folder: Path, settings: Settings) -> list[Record]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Return a Markdown table: mean and standard deviation over the seeds, best row first."""
+    """Return a Markdown table: mean and standard deviation over the seeds."""
     names = list(records[0]["scores"])
     of_row = {row: {r["seed"]: r["scores"] for r in records if r["row"] == row} for row in ROWS}
     of_row = {row: scores for row, scores in of_row.items() if scores}

@@ -1,7 +1,7 @@
 """Made abdomens: ellipsoids for organs, with the contrast of a T2-weighted scan. Nothing to download.
 
-Patients differ in where they lie, and in place, size, tilt and brightness of every organ; noise and a smooth
-change of brightness over the volume come on top.
+Patients differ in place, size, tilt and brightness of every organ; noise and a smooth change of brightness
+over the volume come on top.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ _INSIDE = (
 def make_phantom(seed: int, number: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return patient ``number``: brightness (D, H, W), float32, and labels, int16; a function of all that."""
     rng = sample_rng(seed, number)
-    # Scanners do not have all patients in the middle.
-    off = (0.0, *rng.uniform(-0.06, 0.06, 2))
-    axes = [(np.arange(n) + 0.5) / n - shift for n, shift in zip(shape, off, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
+    grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
     bright, label = np.zeros(shape), np.zeros(shape, np.int16)
     bright[_inside(_BODY, grid, rng)] = _BODY.brightness
     for organ in _INSIDE:
