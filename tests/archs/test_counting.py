@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_ext import build_network, load_options
-from basicsr_ext.archs import counting
-from basicsr_ext.archs.counting import count, hd_input
+from basicsr_ext.archs.counting import OWN_OPERATORS, count, hd_input
 from basicsr_ext.archs.padding import SizeRequirement
 
 GRL = {"upscale": 2, "embed_dim": 8, "depths": [2], "num_heads_window": [1], "num_heads_stripe": [1]}
@@ -58,7 +57,7 @@ def test_the_network_stays_as_it_is():
 def test_operators_of_our_own_are_counted_where_gradients_are_wanted():
     net = build_network({"type": "GRL", "window_size": 8, "stripe_size": [8, 8], "mlp_ratio": 2, **GRL})
     expected = count(net, (3, 16, 16))
-    with FlopCounterMode(display=False, custom_mapping=counting._OWN) as counter:
+    with FlopCounterMode(display=False, custom_mapping=OWN_OPERATORS) as counter:
         net.eval()(torch.zeros(1, 3, 16, 16))
     names = {str(operator) for operator in counter.get_flop_counts()["Global"]}
     assert {"basicsr_ext.biased_attention", "basicsr_ext.coordinate_mlp"} <= names
