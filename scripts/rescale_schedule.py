@@ -136,10 +136,16 @@ def nearest(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan
     for accumulated in range(1, max(published) // gpus + 2):
         share = accumulated * gpus
         micro = tuple(
-            min(most, max(1, round(total / share))) for total, most in zip(published, largest, strict=True)
+            min(most, _nearest_share(total, share)) for total, most in zip(published, largest, strict=True)
         )
         plans.append(Plan(accumulated, micro, tuple(size * share for size in micro)))
     return min(plans, key=lambda plan: (_deviation(plan, published), plan.accumulated))
+
+
+def _nearest_share(total: int, share: int) -> int:
+    """Return the whole number that, times ``share``, is in proportion the nearest to ``total``."""
+    below = max(1, total // share)
+    return min(below, below + 1, key=lambda micro: abs(math.log(micro * share / total)))
 
 
 def _deviation(plan: Plan, published: Sequence[int]) -> float:
