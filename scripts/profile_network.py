@@ -221,30 +221,26 @@ def _shown(counted: Count, depth: int) -> list[Any]:
 
 
 def _print_totals(console: Console, profiles: dict[str, Profile], device: torch.device) -> None:
-    rows: list[tuple[str, Callable[[Profile], str]]] = [
-        ("parameters", lambda p: f"{p.patch.parameters:,}"),
-        ("multiply-adds of the patch", lambda p: _giga(p.patch.multiply_adds)),
-        ("multiply-adds of a 1280 x 720 result", lambda p: _giga(p.whole.multiply_adds)),
-        ("  of those between activations", lambda p: _giga(p.whole.between_activations)),
-        ("activations of the patch", lambda p: f"{p.patch.activations / 1e6:,.1f} M"),
-        ("forward, patch", lambda p: f"{p.forward * 1e3:,.1f} ms"),
-        ("forward and backward, patch", lambda p: f"{p.training * 1e3:,.1f} ms"),
-        (
-            f"peak memory of that ({'measured' if device.type == 'cuda' else 'estimated'})",
-            lambda p: f"{p.memory / 2**20:,.0f} MiB",
-        ),
+    measured = "measured" if device.type == "cuda" else "estimated"
+    rows: list[tuple[str, Callable[[Profile], float], Callable[[float], str]]] = [
+        ("parameters", lambda p: p.patch.parameters, "{:,}".format),
+        ("multiply-adds of the patch", lambda p: p.patch.multiply_adds, _giga),
+        ("multiply-adds of a 1280 x 720 result", lambda p: p.whole.multiply_adds, _giga),
+        ("  of those between activations", lambda p: p.whole.between_activations, _giga),
+        ("activations of the patch", lambda p: p.patch.activations / 1e6, "{:,.3f} M".format),
+        ("forward, patch", lambda p: p.forward * 1e3, "{:,.1f} ms".format),
+        ("forward and backward, patch", lambda p: p.training * 1e3, "{:,.1f} ms".format),
+        (f"peak memory of that ({measured})", lambda p: p.memory / 2**20, "{:,.0f} MiB".format),
     ]
     table = Table("")
     for name in profiles:
         table.add_column(name, justify="right")
     if len(profiles) == 2:
         table.add_column("second / first", justify="right")
-    for label, cell in rows:
-        cells = [cell(found) for found in profiles.values()]
-        if len(cells) == 2:
-            first, second = (float(re.sub(r"[^\d.]", "", text)) for text in cells)
-            cells.append(f"{second / first:.2f}" if first else "")
-        table.add_row(label, *cells)
+    for label, value, in_words in rows:
+        values = [value(found) for found in profiles.values()]
+        ratio = [f"{values[1] / values[0]:.2f}" if values[0] else ""] if len(values) == 2 else []
+        table.add_row(label, *map(in_words, values), *ratio)
     console.print(table)
 
 
@@ -268,7 +264,7 @@ def _print_modules(console: Console, name: str, found: Profile, depth: int) -> N
     console.print(table)
 
 
-def _giga(number: int) -> str:
+def _giga(number: float) -> str:
     return f"{number / 1e9:,.3f} G"
 
 
