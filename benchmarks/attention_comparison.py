@@ -36,10 +36,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import basicsr_ext as bx
+from basicsr_ext.archs.counting import count as counted
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.data.sample_dataset import SPLITS
 from basicsr_ext.files import write_atomically
@@ -266,12 +265,7 @@ def _memory(device: str, peak: bool = False) -> int:
 
 def multiply_adds(opt: dict[str, Any]) -> int:
     """Return the multiply-adds of one patch; every product of matrices and every convolution counts."""
-    with torch.device("meta"):
-        net: nn.Module = bx.build_network(opt).eval()
-        x = torch.rand(1, 3, PATCH, PATCH)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(x)
-    return counter.get_total_flops() // 2
+    return counted(bx.build_network(opt), (3, PATCH, PATCH)).multiply_adds
 
 
 def processor() -> str:

@@ -10,9 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from os import cpu_count
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,6 +19,9 @@ from basicsr_ext.data.images import run_single_threaded
 from basicsr_ext.data.opening import open_source
 from basicsr_ext.data.sources import FileSource, first_few
 from basicsr_ext.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +79,9 @@ def device_of(name: str | None) -> torch.device:
     Raises:
         CommandError: it cannot be used here.
     """
+    # Most commands do without.
+    import torch
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = device if name is None else torch.device(name)

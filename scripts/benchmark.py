@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     protocol = PROTOCOLS[given.protocol]
     if given.lq and len(given.lq) != len(given.data):
         raise CommandError(f"--lq names {len(given.lq)} folders for the {len(given.data)} of --data")
+    if given.save_images and not given.out:
+        raise CommandError("--save_images needs --out, a folder for them")
     inputs = given.lq or [None] * len(given.data)
     sets = [
         find_set(folder, protocol, lq, given.filename_tmpl)
@@ -279,7 +281,7 @@ def _write(folder: Path, report: dict[str, Any], images: Sequence[ImageResult]) 
             "width",
             "height",
             "seconds",
-            "bytes",
+            "peak_bytes",
         ]
     )
     for image in images:

@@ -97,7 +97,7 @@ def _published(options: Options, from_gpus: int | None) -> tuple[int, ...]:
     gpus = from_gpus or (options.num_gpu if isinstance(options.num_gpu, int) else 0)
     if not gpus and any(stage.batch_size_total is None for stage in stages):
         raise ValueError(
-            f"{options.source.file} has batch sizes a GPU and does not say of how many GPUs; --from_gpus does"
+            f"{options.source.file} has batch sizes per GPU and does not say how many; --from_gpus does"
         )
     return tuple(
         stage.batch_size_total or (stage.batch_size_per_gpu or 1) * gpus * train.grad_accum
@@ -126,7 +126,7 @@ def keep(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan | 
 
 
 def nearest(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan | None:
-    """Return the plan whose batches deviate least from the published ones, by the largest ratio of all.
+    """Return the plan whose batches deviate least from the published ones, by the product of all ratios.
 
     None where a GPU cannot take a single sample of some stage.
     """
@@ -136,14 +136,20 @@ def nearest(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan
     for accumulated in range(1, max(published) // gpus + 2):
         share = accumulated * gpus
         micro = tuple(
-            min(most, max(1, round(total / share))) for total, most in zip(published, largest, strict=True)
+            min(most, _nearest_share(total, share)) for total, most in zip(published, largest, strict=True)
         )
         plans.append(Plan(accumulated, micro, tuple(size * share for size in micro)))
     return min(plans, key=lambda plan: (_deviation(plan, published), plan.accumulated))
 
 
+def _nearest_share(total: int, share: int) -> int:
+    """Return the whole number that, times ``share``, is in proportion the nearest to ``total``."""
+    below = max(1, total // share)
+    return min(below, below + 1, key=lambda micro: abs(math.log(micro * share / total)))
+
+
 def _deviation(plan: Plan, published: Sequence[int]) -> float:
-    return max(abs(math.log(new / old)) for new, old in zip(plan.totals, published, strict=True))
+    return sum(abs(math.log(new / old)) for new, old in zip(plan.totals, published, strict=True))
 
 
 def reasons(published: Sequence[int], largest: Sequence[int], patches: Sequence[int], gpus: int) -> list[str]:

@@ -89,7 +89,7 @@ def count(
     image = torch.empty(1, *shape, device="meta")
     if not requirement.fits(image):
         image = pad_to(image, requirement)
-    counter, outputs = FlopCounterMode(display=False, custom_mapping=_OWN), _Outputs()
+    counter, outputs = FlopCounterMode(display=False, custom_mapping=OWN_OPERATORS), _Outputs()
     with torch.no_grad(), counter, outputs:
         net(image) if task is None else net(image, task)
     counts: dict[str, dict[Any, int]] = counter.get_flop_counts()
@@ -153,7 +153,7 @@ def _coordinate_mlp_flops(
     return 2 * x[0] * (prod(first) + prod(second))
 
 
-_OWN = {
+OWN_OPERATORS = {
     torch.ops.basicsr_ext.biased_attention: _biased_attention_flops,
     torch.ops.basicsr_ext.coordinate_mlp: _coordinate_mlp_flops,
 }

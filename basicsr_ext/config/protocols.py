@@ -8,6 +8,7 @@ checked, so that whatever evaluates, evaluates by it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,8 +126,9 @@ def apply_protocol(mapping: dict[str, Any]) -> Iterator[Problem]:
     if protocol is None or not isinstance(val, dict):
         return
     why = f"as val.protocol is {name}"
-    if mapping.get("scale", 1) != protocol.scale:
-        yield Problem("scale", show(mapping.get("scale", 1)), f"{protocol.scale}, {why}")
+    scale = 1 if mapping.get("scale") is None else mapping["scale"]
+    if scale != protocol.scale:
+        yield Problem("scale", show(scale), f"{protocol.scale}, {why}")
     yield from _fill(val, protocol.val(), "val", why)
     datasets = mapping.get("datasets")
     for key, option in (datasets if isinstance(datasets, dict) else {}).items():
@@ -155,7 +157,7 @@ def _fill(section: dict[str, Any], wanted: Mapping[str, Any], key: str, why: str
     """Add what is missing; what is written otherwise is a problem, and more in a mapping is none."""
     for name, value in wanted.items():
         if section.get(name) is None:
-            section[name] = dict(value) if isinstance(value, Mapping) else value
+            section[name] = deepcopy(value)
         elif name == "metrics" and isinstance(section[name], dict):
             yield from _fill(section[name], value, f"{key}.{name}", why)
         elif section[name] != value:

@@ -293,7 +293,7 @@ def edited(text: str, changes: Mapping[str, bool | float | str]) -> str:
     """
     for key, value in changes.items():
         root = yaml.compose(text, Loader=_Loader)
-        words = to_text({"": value}).partition(": ")[2].strip()
+        words = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True).strip()[1:-1]
         node, missing = _find(root, key)
         start, end = node.start_mark.index, node.end_mark.index
         if not missing:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
+from helpers import ROOT
 
 from basicsr_ext.config import OptionError, load_options
 from basicsr_ext.config.protocols import PROTOCOLS
@@ -112,3 +114,9 @@ def test_a_misspelt_protocol_is_one_problem_with_a_suggestion(options):
     assert problems_of(written).endswith(
         "val.protocol: found 'sr_4x' (text), expected the name of a test protocol; did you mean 'sr_x4'?"
     )
+
+
+def test_the_page_lists_every_protocol():
+    page = (ROOT / "docs/benchmarking.md").read_text(encoding="utf-8")
+    rows = page.partition("| `--protocol` |")[2].partition("\n\n")[0]
+    assert re.findall(r"`([a-z]+_\w+|demosaic)`", rows) == list(PROTOCOLS)

@@ -84,11 +84,11 @@ def test_stages_that_cannot_keep_their_batch_are_named(rescale, largest, gpus, w
         assert any(line.startswith(part) for line in told)
 
 
-def test_the_nearest_batches_deviate_in_as_few_samples_as_can_be(rescale):
+def test_the_nearest_batches_are_those_that_deviate_least(rescale):
     plan = rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 1], 2)
     assert plan.totals == (64, 40, 24, 16, 8, 8)
     assert rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 0], 2) is None
-    assert rescale.nearest([9, 9], [99, 99], 2).totals == (8, 8)
+    assert rescale.nearest([9, 9], [99, 99], 2) == rescale.Plan(1, (5, 5), (10, 10))
 
 
 def test_the_written_file_has_the_published_batches_and_every_comment(rescale, file, capsys):
@@ -128,7 +128,7 @@ def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatc
 
 def test_batches_per_gpu_of_nobody_knows_how_many_gpus_are_asked_about(rescale, file):
     file.write_text(file.read_text().replace("num_gpu: 8", "num_gpu: auto"))
-    with pytest.raises(ValueError, match="does not say of how many GPUs; --from_gpus does"):
+    with pytest.raises(ValueError, match="does not say how many; --from_gpus does"):
         rescale.main(["-opt", str(file), "--gpus", "2", "--memory", "24"])
 
 

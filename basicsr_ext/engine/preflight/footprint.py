@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...archs.counting import without_values
+from ...archs.padding import requirement_of
 from ...config import Train
 from ...inference.memory import PeakMemory, is_out_of_memory
+from ...inference.restore import channel_guesses
 from ..precision import build_optimizer
+
+_TRIED = 64
+"""Side of the image that a network is tried with."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def footprint(
     learned = _bytes(parameter for parameter in net.parameters() if parameter.requires_grad)
     everything = _bytes((*net.parameters(), *net.buffers()))
     on_gpu = device.type == "cuda"
+    channels = channels_of(net)
     probe = (net.to(device) if on_gpu else without_values(net)).train()
-    channels = _channels(net)
     sample = {}
     basis = f"measured on {torch.cuda.get_device_name(device)}" if on_gpu else "estimated without values"
     for patch in sorted(set(patches)):
@@ -130,9 +135,23 @@ def _backward(result: object) -> None:
     torch.stack([tensor.float().abs().mean() for tensor in tensors]).sum().backward()
 
 
-def _channels(net: nn.Module) -> int:
-    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
+def channels_of(net: nn.Module) -> int:
+    """Return how many channels the images have that ``net`` takes.
+
+    Raises:
+        ValueError: it takes none of those that images may have; the message says why.
+    """
+    probe, refusals = without_values(net).eval(), []
+    side = requirement_of(net).padded_length(_TRIED)
+    for channels in channel_guesses(net):
+        try:
+            with torch.no_grad():
+                probe(torch.zeros(1, channels, side, side, device="meta"))
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            refusals.append(f"{type(net).__name__} takes no image of {channels} channels: {error}")
+            continue
+        return channels
+    raise ValueError(refusals[0])
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
