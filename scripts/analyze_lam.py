@@ -22,7 +22,7 @@ from basicsr_ext.analysis.plots import draw_shares
 from basicsr_ext.data.images import read_image, write_image
 from basicsr_ext.files import user_path
 
-_SIDE = 256
+_SIDE = 192
 """Pixels that a panel has at least, along its shorter side."""
 _RED = (229, 72, 77)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_MANY = 12
+_MANY = 16
 """Layers whose names would not be legible along an axis: those get numbers."""
 
 
@@ -41,12 +42,20 @@ def draw_matrix(
     image = axes.imshow(matrix, vmin=0, vmax=1, cmap="magma", origin="lower")
     page.colorbar(image, label="CKA")
     for names, title, axis in zip(layers, titles, (axes.yaxis, axes.xaxis), strict=True):
-        axis.set_label_text(title if len(names) <= _MANY else f"{title}: layer")
+        shape, labels = _short(names)
+        axis.set_label_text(f"{title}\n{shape}", fontsize=8)
         if len(names) <= _MANY:
-            axis.set_ticks(range(len(names)), list(names), fontsize=6)
-    axes.tick_params("x", rotation=90 if len(layers[1]) <= _MANY else 0)
+            axis.set_ticks(range(len(names)), labels, fontsize=7)
     page.savefig(file, dpi=110)
     return True
+
+
+def _short(names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return what names have in common, with stars for numbers, and the numbers; or nothing and the names."""
+    shapes = {re.sub(r"\b\d+\b", "*", name) for name in names}
+    if len(shapes) > 1 or "*" not in min(shapes):
+        return "", names
+    return min(shapes), [".".join(re.findall(r"\b\d+\b", name)) for name in names]
 
 
 def draw_shares(

@@ -30,7 +30,7 @@ class Subject:
     """A network in eval mode, and what of it is looked into.
 
     Attributes:
-        name: for pictures: the file's, and the task's.
+        name: for pictures: the run's or the file's, and the task's.
         network: with weights.
         scale: output side over input side.
         channels: of its images.
@@ -78,7 +78,9 @@ class Subject:
         check_task(network, task)
         requirement = requirement_of(network, described.window_size, task)
         trial = try_network(network, requirement, channel_guesses(network), task)
-        name = weights.stem if task is None else f"{weights.stem}, {task}"
+        run = weights.resolve().parent
+        name = run.parent.name if run.name == "models" else weights.stem
+        name = name if task is None else f"{name}, {task}"
         window = described.window_size
         return cls(name, network, trial.scale, trial.channels, task, described.color, window)
 

@@ -161,14 +161,14 @@ def test_the_map_lies_over_the_picture_between_input_and_output(weights, photos,
     assert found["map"].shape == (20, 20)
     assert 0 < found["diffusion_index"] < 100
     sheet = read_image(tmp_path / "out/lam.png")
-    assert sheet.shape == (280, 3 * 280, 3)  # 14 times the input
+    assert sheet.shape == (200, 3 * 200, 3)  # 10 times the input
     red = (sheet == (229, 72, 77)).all(2)
-    for first in (0, 560):
-        rows, columns = np.nonzero(red[:, first : first + 280])
-        assert (rows.min(), columns.min()) == (10 * 7, 12 * 7)
-        assert (rows.max(), columns.max()) == (16 * 7 - 1, 18 * 7 - 1)
+    for first in (0, 400):
+        rows, columns = np.nonzero(red[:, first : first + 200])
+        assert (rows.min(), columns.min()) == (10 * 5, 12 * 5)
+        assert (rows.max(), columns.max()) == (16 * 5 - 1, 18 * 5 - 1)
     lq = read_image(photos / "0.png")[4:24, 8:28]
-    assert (sheet[-14:, :280:14] == lq[-1]).all()
+    assert (sheet[-10:, :200:10] == lq[-1]).all()
     assert read_image(tmp_path / "out/curve.png").std() > 0
 
 

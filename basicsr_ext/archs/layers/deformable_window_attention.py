@@ -132,9 +132,7 @@ class DeformableWindowBranch(nn.Module):
         return self.to_out(window_reverse(y.unflatten(1, window), size)[:, :H, :W])
 
     def _places(self, sampled: Tensor, padded: Side, maps: tuple[int, int, int]) -> Places:
-        keys = (
-            window_partition(sampled, self._cells).flatten(1, 2).transpose(1, 2)
-        )  # (M or one image's, G, K, 2)
+        keys = window_partition(sampled, self._cells).flatten(1, 2).transpose(1, 2)  # (windows, G, K, 2)
         keys = keys.repeat_interleave(self.heads // self.groups, 1)
         window = (self.window, self.window)
         return replace(window_places(padded, window, (0, 0), maps, sampled.device), keys=keys)

@@ -73,8 +73,8 @@ def attend_to_neighbours(qkv: Tensor, rpb: Tensor, dropout: float = 0.0) -> Tens
     Returns:
         (B, H, W, heads, D).
     """
-    by_natten = qkv.is_cuda and not torch.compiler.is_compiling() and not is_looked_at()
-    if by_natten and (kernels := natten_kernels()):
+    eager = not torch.compiler.is_compiling() and not is_looked_at()
+    if qkv.is_cuda and eager and (kernels := natten_kernels()):
         return attend_by_natten(qkv, rpb, dropout, kernels)
     radius, size = rpb.shape[1] // 4, (qkv.shape[1], qkv.shape[2])
     tile = (_tile_side(size[0], radius), _tile_side(size[1], radius))
@@ -187,9 +187,8 @@ def _places(
     first: Side, counts: Side, tile: Side, radius: int, maps: tuple[int, int, int], device: torch.device
 ) -> Places:
     """Return where the tokens of so many tiles lie, counted from the one in row and column ``first``."""
-    corners = (positions(counts, device) + torch.tensor(first, device=device)) * torch.tensor(
-        tile, device=device
-    )
+    corners = positions(counts, device) + torch.tensor(first, device=device)
+    corners = corners * torch.tensor(tile, device=device)
     tokens = [
         (corners.view(-1, 1, 2) + positions((tile[0] + 2 * r, tile[1] + 2 * r), device).view(1, -1, 2) - r)
         for r in (0, radius)
