@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.data import build_eval_dataset, build_train_dataset, packing
+from basicsr_ext.data import build_eval_dataset, build_train_dataset, exclusion, packing
 from basicsr_ext.data.databases import close_environments, environment
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.exclusion import exclusive
