@@ -190,7 +190,9 @@ class Paths(Section):
 
     pretrain_network_g: Weights | None = Field(default=None, description="Weights to start from.")
     strict_load_g: bool = Field(
-        default=True, description="Every weight must have its counterpart in the network, and the reverse."
+        default=True,
+        description="Every weight must have its counterpart in the network, and the reverse; in training, "
+        "tasks that the weights know nothing of begin anew all the same.",
     )
     param_key_g: str | None = Field(
         default=None,

@@ -302,10 +302,10 @@ def _load(path: Path) -> FolderIndex:
                 content("sizes"),
                 content("stamps"),
             )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
     except _DamagedError:
         raise
     except Exception as error:  # NumPy and zipfile raise a dozen types for files they did not write
-        raise _DamagedError(f"it is damaged ({type(error).__name__}: {error})") from error
+        raise _DamagedError(f"it cannot be read ({type(error).__name__}: {error})") from error
     return index

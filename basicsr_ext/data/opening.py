@@ -18,6 +18,10 @@ from .store import open_store
 
 LOG = logging.getLogger("basicsr_ext")
 
+_SHAPE = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*\d+\s*\)", re.ASCII)
+_LOOKED_AT = 16
+"""Files whose headers are read to see whether a list is theirs."""
+
 
 def open_source(root: str, key: str) -> StoredSource:
     """Open a folder of images, at any depth, a ``.lmdb`` or a ``.store``; images are in order of their names.
@@ -69,10 +73,6 @@ def select(source: StoredSource, meta_info: str, key: str) -> StoredSource:
         sizes = [(int(shape[1]), int(shape[2])) if shape else (0, 0) for shape in shapes]
         return _with_listed_sizes(chosen, np.array(sizes, np.int32), meta_info)
     return chosen
-
-
-_SHAPE = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*,\s*\d+\s*\)", re.ASCII)
-_LOOKED_AT = 16
 
 
 def _with_listed_sizes(source: FileSource, sizes: np.ndarray, meta_info: str) -> FileSource:

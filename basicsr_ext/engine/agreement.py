@@ -55,10 +55,12 @@ def require_agreement(options: Options, parts: Parts, checkpoint: Checkpoint | N
         return
     digest = _plan(options, parts, checkpoint, _fingerprint).digest()
     world.wait_for_all("looking at its images")
-    # Lists of images may be long: they are made, and travel, only where something differs.
-    if len(set(world.gather(digest))) > 1:
-        plans = world.gather(_plan(options, parts, checkpoint, _images))
-        raise OptionError(disagreements(plans), options.source)
+    if len(set(world.gather(digest))) == 1:
+        return
+    # Lists of images may be long: they are made, and travel, only where something differs. They may turn out
+    # to be the same, as what a rank has on record of a file may be out of date.
+    if problems := disagreements(world.gather(_plan(options, parts, checkpoint, _images))):
+        raise OptionError(problems, options.source)
 
 
 def disagreements(plans: Sequence[Plan]) -> list[Problem]:

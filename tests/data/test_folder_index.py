@@ -134,7 +134,7 @@ def test_a_damaged_index_is_made_anew_with_one_line(folder, opened, caplog, dama
     with caplog.at_level("WARNING"):
         start(folder)
     (line,) = caplog.messages
-    assert line.startswith(f"{path} is made anew: it is damaged")
+    assert line.startswith(f"{path} is made anew: it cannot be read")
     caplog.clear()
     opened.clear()
     start(folder)
@@ -154,7 +154,9 @@ def test_where_the_cache_cannot_be_written_a_start_does_without(folder, tmp_path
     (tmp_path / "cache").touch()
     with caplog.at_level("WARNING"):
         assert sides(start(folder)) == [16, 19, 17, 20, 18, 21]
-    assert "cannot be written" in caplog.text
+    assert {message.partition(" cannot be written")[0] for message in caplog.messages} == {
+        str(index_path(folder))
+    }
 
 
 def test_a_small_folder_has_no_index_and_its_files_are_read_once(folder, opened, monkeypatch):

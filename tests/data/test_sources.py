@@ -217,4 +217,4 @@ def test_a_grey_source_reads_one_channel_of_the_same_type(tmp_path, texture):
     write_image(tmp_path / "a.png", image)
     source = GreySource(open_source(str(tmp_path), "dataroot_gt"), grey)
     np.testing.assert_array_equal(source.read(0), image[..., None])
-    assert (len(source), source.size(0), source.names) == (1, (6, 8), ("a",))
+    assert (len(source), source.size(0), list(source.names)) == (1, (6, 8), ["a"])

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import GaussianDenoisingTrain, PairedKeys, PairedTrain
 
-from basicsr_ext.data import build_eval_dataset, build_train_dataset, packing
+from basicsr_ext.data import build_eval_dataset, build_train_dataset, exclusion, packing
 from basicsr_ext.data.databases import close_environments, environment
 from basicsr_ext.data.datasets import check_sizes
 from basicsr_ext.data.exclusion import exclusive
@@ -414,8 +414,8 @@ def test_packing_removes_what_a_killed_one_left_half_written(folder):
 
 
 def test_who_waits_for_another_process_that_packs_says_so_again_and_again(folder, caplog, monkeypatch):
-    monkeypatch.setattr(packing, "_ASKED_EVERY", 0.01)
-    monkeypatch.setattr(packing, "_TOLD_EVERY", 0.0)
+    monkeypatch.setattr(exclusion, "_ASKED_EVERY", 0.01)
+    monkeypatch.setattr(exclusion, "_TOLD_EVERY", 0.0)
     monkeypatch.setattr(packing.LOG, "propagate", True)  # to caplog
     Path(f"{folder}.store").mkdir()
     other = ThreadPoolExecutor(1)

@@ -6,7 +6,9 @@ from helpers import tiny_options
 from basicsr_ext import load_options, train
 from basicsr_ext import test as evaluate
 from basicsr_ext.config import OptionError
-from basicsr_ext.engine.agreement import Plan, disagreements
+from basicsr_ext.engine.agreement import Plan, disagreements, require_agreement
+from basicsr_ext.engine.build import build_parts
+from basicsr_ext.engine.distributed import World
 from basicsr_ext.engine.experiment import changed_options
 
 NOWHERE = {"type": "PairedImageDataset", "name": "Set5", "dataroot_gt": "datasets/nowhere"}
@@ -65,6 +67,20 @@ def test_a_set_that_one_rank_lacks_is_one_difference():
         assert problem.key == "datasets.val"
         assert "1 images, among them a 8x8 on rank" in problem.found
         assert "0 images on rank" in problem.found
+
+
+def test_sizes_that_one_rank_has_out_of_date_on_record_are_no_difference(tmp_path):
+    class TwoRanks(World):
+        """Their digests differ, what they find in the files does not."""
+
+        def gather(self, value):
+            return ["one", "other"] if isinstance(value, str) else [value, value]
+
+        def wait_for_all(self, doing):
+            pass
+
+    options = load_options(tiny_options(tmp_path))
+    require_agreement(options, build_parts(options, 2, training=True), None, TwoRanks(size=2))
 
 
 def test_a_set_that_was_fetched_since_the_checkpoint_is_one_change(tmp_path):
