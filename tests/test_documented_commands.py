@@ -163,7 +163,7 @@ def test_every_command_is_one_that_is_known_to_run(block):
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_speaks_of_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    scripts = re.findall(r"\b((?:scripts|benchmarks|tests|packaging|options)/[\w/]+\.\w+)", text)
+    scripts = re.findall(r"\b((?:scripts|benchmarks|tests|packaging|options|examples)/[\w/]+\.\w+)", text)
     links = [(ROOT / page).parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text)]
     assert not [file for file in [*(ROOT / script for script in scripts), *links] if not file.exists()]
 
@@ -268,19 +268,10 @@ def substituted(command, port):
     return command.replace("{port}", port)
 
 
-def write_modules(page, folder):
-    """Save the page's Python blocks that begin with a file's name under it."""
-    for block in BLOCKS:
-        named = re.match(r"# (\w+\.py)\n", block.python)
-        if block.page == page and named:
-            (folder / named[1]).write_text(block.python, encoding="utf-8")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.commands], ids=str)
 def test_commands_run(block, clone):
     folder, port, environment = clone
-    write_modules(block.page, folder)
     for command in block.commands:
         done = run(substituted(command, port), folder, environment)
         message = next((words for start, words in FAILING.items() if re.search(start, command)), None)
@@ -299,19 +290,3 @@ def test_python_examples_run(block, clone):
     # Some are plug-ins, which commands of ours import, and basicsr can be imported only after ours.
     done = run("python -c 'import basicsr_ext, example'", folder, environment)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_the_data_set_on_the_page_about_extending_reads_a_scene(clone):
-    folder, _, environment = clone
-    write_modules("docs/extending.md", folder)
-    for name, side in {"sharp": "HR", "blurred": "LR"}.items():
-        shutil.copytree(folder / "datasets/DF2K" / side, folder / "scenes/first" / name)
-    keys = "root: scenes, scene: first, filename_tmpl: '{}x4', num_worker_per_gpu: 0"
-    data = f"datasets:train={{type: ScenesOfPairs, {keys}, stages: [{STAGE}, {STAGE}]}}"
-    command = f'python train.py -opt options/quickstart.yml --force_yml "plugins=[my_extensions]" "{data}"'
-    done = run(command, folder, environment)
-    assert done.returncode == 0, done.stderr
-    (folder / "scenes/first/blurred").rename(folder / "scenes/first/other")
-    refused = run(command.replace("quickstart.yml", "quickstart.yml --check"), folder, environment)
-    assert "scenes/first/blurred is not a folder" in refused.stderr

@@ -71,8 +71,10 @@ class ReadingWorker:
     @torch.inference_mode()
     def run(self, images: np.ndarray, progress: Callable[[float], None]) -> Iterable[Reading]:
         """Return what is said of each image."""
-        precise = self.precision is None
-        with nullcontext() if precise else torch.autocast(self.device.type, self.precision):
+        in_precision = (
+            nullcontext() if self.precision is None else torch.autocast(self.device.type, self.precision)
+        )
+        with in_precision:
             readings = self.reader.read(torch.from_numpy(images).to(self.device))
         progress(1)
         return readings

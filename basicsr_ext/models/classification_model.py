@@ -207,14 +207,11 @@ class ClassReader:
         """Return the likeliest classes of images (N, 3, size, size)."""
         shares = self._network(batch).double().softmax(1)
         probabilities, numbers = shares.topk(min(_LIKELIEST, shares.shape[1]), dim=1)
-        names = self._seeing.classes if len(self._seeing.classes) == shares.shape[1] else None
+        names = self._seeing.classes
+        if len(names) != shares.shape[1]:
+            names = [str(number) for number in range(shares.shape[1])]
         return [
-            _reading(
-                [
-                    (str(number) if names is None else names[int(number)], p)
-                    for number, p in zip(*row, strict=True)
-                ]
-            )
+            _reading([(names[int(number)], probability) for number, probability in zip(*row, strict=True)])
             for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
         ]
 

@@ -32,7 +32,10 @@ def extended(folder):
     options["plugins"] = ["one_of_each"]
     options["network_g"] = {"type": "TwoLayers", "width": 6}
     options["datasets"]["train"]["type"] = "FewPhotographs"
-    options["datasets"]["train"]["degradation"] = [{"type": "darken"}, {"type": "matlab_bicubic"}]
+    options["datasets"]["train"]["degradation"] = [
+        {"type": "darken", "factor": [0.5, 0.5]},
+        {"type": "matlab_bicubic"},
+    ]
     options["val"]["metrics"] = {"largest": {"type": "largest_error", "better": "lower"}}
     return options
 
@@ -55,7 +58,7 @@ def test_a_step_from_outside_does_what_it_says(tmp_path):
 
     options = extended(tmp_path)
     bright = extended(tmp_path)
-    bright["datasets"]["train"]["degradation"][0]["factor"] = 1.0
+    bright["datasets"]["train"]["degradation"][0]["factor"] = [1, 1]
     lq, twice = (
         build_parts(load_options(o), 1, training=True).train_set[SampleRequest(0, 32, 5)]["lq"]
         for o in (options, bright)

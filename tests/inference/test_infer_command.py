@@ -72,13 +72,13 @@ def trained(tmp_path_factory):
     options = tiny_options(
         folder / "tiny", total_iter=2, scheduler={"type": "MultiStepLR", "milestones": [1]}
     )
-    options["plugins"] = ["plugin.one_of_each"]
+    options["plugins"] = ["one_of_each"]
     options["network_g"] = {"type": "TwoLayers", "width": 6}
     options["datasets"]["train"]["stages"] = [{"iters": 2, "gt_size": 16, "batch_size_per_gpu": 1}]
     options["val"] = {"window_size": 4}
     del options["datasets"]["val"]
     options["path"] |= {"pretrain_network_g": str(folder / "start.pth"), "param_key_g": "params"}
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests/plugin"))
     load_options({**options, "path": {}})  # registers the network
     torch.save({"params": build_network(options["network_g"]).state_dict()}, folder / "start.pth")
     train(load_options(options))
@@ -91,13 +91,13 @@ def test_training_writes_down_which_network_it_is(trained):
     assert list(content) == ["params", "params_ema", ENTRY]
     described = Description.of_entry(content[ENTRY], trained)
     assert described.network == {"type": "TwoLayers", "width": 6}
-    assert (described.window_size, described.plugins) == (4, ["plugin.one_of_each"])
+    assert (described.window_size, described.plugins) == (4, ["one_of_each"])
 
 
 def test_a_plug_ins_network_restores_in_its_run_with_averaged_weights(trained, photos, tmp_path):
     done = run_command(
         *(sys.executable, "infer.py", "-i", photos, "-o", tmp_path / "out", "--weights", trained),
-        environment={"PYTHONPATH": str(ROOT / "tests")},
+        environment={"PYTHONPATH": str(ROOT / "tests/plugin")},
     )
     assert done.returncode == 0, done.stderr
     assert "2 images restored" in done.stdout
@@ -116,7 +116,7 @@ def test_a_plug_ins_weights_elsewhere_ask_for_its_module(trained, photos, tmp_pa
     torch.save(content, tmp_path / "net.pth")
     code, _, message = infer("-i", photos, "-o", tmp_path / "out", "--weights", tmp_path / "net.pth")
     assert (code, message.count("\n")) == (2, 1)
-    assert "--plugins plugin.one_of_each" in message
+    assert "--plugins one_of_each" in message
 
 
 def test_a_module_that_cannot_be_imported_is_named(weights, photos, tmp_path, infer):

@@ -1,25 +1,14 @@
-"""An extension of every kind for restoration, as a user keeps them outside of the repository."""
+"""An extension of every kind for restoration, as a user keeps them outside of the repository.
+
+Those that are good examples are in ``examples``.
+"""
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from basicsr_ext.config import Scheduler
-from basicsr_ext.config.values import PositiveFloat
-from basicsr_ext.data.degradations import Step
-from basicsr_ext.data.degradations.operation import Operation, on_floats
 from basicsr_ext.data.sample_dataset import SampleImages
-from basicsr_ext.registry import (
-    DATASETS,
-    DEGRADATIONS,
-    FEED_FORWARDS,
-    LOSSES,
-    METRICS,
-    MIXERS,
-    NETWORKS,
-    OPTIMIZERS,
-    SCHEDULERS,
-)
+from basicsr_ext.registry import DATASETS, FEED_FORWARDS, MIXERS, NETWORKS, OPTIMIZERS
+from examples import degradation, loss, metric, schedule  # noqa: F401
 
 
 @NETWORKS.register()
@@ -51,21 +40,6 @@ class OneLinear(nn.Linear):
         super().__init__(dim, dim)
 
 
-@LOSSES.register()
-class BrightnessLoss(nn.Module):
-    def __init__(self, loss_weight: float = 1.0):
-        super().__init__()
-        self.loss_weight = loss_weight
-
-    def forward(self, pred, target):
-        return self.loss_weight * (pred.mean() - target.mean()).abs()
-
-
-@METRICS.register()
-def largest_error(img, img2, crop_border: int = 0):
-    return float(abs(img.astype(float) - img2.astype(float)).max())
-
-
 @OPTIMIZERS.register()
 class SignSGD(torch.optim.SGD):
     def step(self, closure=None):
@@ -73,26 +47,6 @@ class SignSGD(torch.optim.SGD):
             for parameter in group["params"]:
                 parameter.grad.sign_()
         return super().step(closure)
-
-
-@SCHEDULERS.register("Halving")
-class Halving(Scheduler):
-    """Half the rate after every period."""
-
-    period: PositiveFloat = Field(description="Iterations.")
-
-    def rate(self, base, warmup_iter):
-        return lambda iteration: base * 0.5 ** ((iteration - 1) // self.period)
-
-
-@DEGRADATIONS.register("darken")
-class Darken(Step):
-    """Less light."""
-
-    factor: PositiveFloat = Field(default=0.5, description="Of every value.")
-
-    def draw(self, rng):
-        return Operation(on_floats(lambda image: image * self.factor))
 
 
 @DATASETS.register("FewPhotographs")
