@@ -127,6 +127,11 @@ def test_a_set_with_more_classes_than_the_network_knows_is_refused(tmp_path):
         judged(tmp_path, [0, 1, 2, CLASSES])
 
 
+def test_smoothing_leaves_labels_a_share(tmp_path):
+    with pytest.raises(OptionError, match="smoothing: found 1, expected a number from 0 to less than 1"):
+        load_options(options(tmp_path, label_smoothing=1))
+
+
 def test_classes_have_no_scale(tmp_path):
     with pytest.raises(OptionError, match="scale: found 2, expected 1, as classes have no size"):
         load_options(options(tmp_path, scale=2))
