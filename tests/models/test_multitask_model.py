@@ -11,6 +11,7 @@ from basicsr_ext import load_options
 from basicsr_ext.config import OptionError
 from basicsr_ext.data.sampling import SampleRequest, Share, Stage
 from basicsr_ext.models.multitask_model import MultiTaskModel, Task
+from basicsr_ext.registry import DEGRADATIONS
 
 
 class Joint(nn.Module):
@@ -111,18 +112,17 @@ def test_tasks_share_a_patch_as_edt_does(tmp_path):
     ],
 )
 def test_the_name_of_a_task_says_what_makes_its_low_quality(name, kind, arguments):
-    (step,) = Task(name=name).steps()
-    assert step.type == kind
-    assert {key: getattr(step, key) for key in arguments} == arguments
+    expected = DEGRADATIONS.section(kind).model_validate({"type": kind, **arguments})
+    assert Task(name=name).steps() == [expected]
 
 
 def test_super_resolution_shrinks_bicubically_unless_a_task_says_how():
     assert Task(name="sr_x2").steps() is None
     assert Task(name="mine", scale=2).steps() is None
-    own = [{"type": "gaussian_noise", "sigma": 3}]
+    own = {"type": "gaussian_noise", "sigma": 3}
+    expected = DEGRADATIONS.section("gaussian_noise").model_validate(own)
     for name in ("dn_g25", "sr_x2", "mine"):
-        (step,) = Task.model_validate({"name": name, "degradation": own}).steps()
-        assert step.sigma == 3
+        assert Task.model_validate({"name": name, "degradation": [own]}).steps() == [expected]
 
 
 @pytest.mark.parametrize(
