@@ -220,7 +220,7 @@ def _by_pillow(array: np.ndarray, kind: Format, icc: bytes | None, exif: bytes |
     from PIL import Image
 
     image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    settings: dict[str, Any] = {"icc_profile": icc, "exif": exif or b""}
+    settings: dict[str, Any] = {"icc_profile": icc, "exif": exif}
     if kind == "jpg":
         settings |= {"quality": _JPEG_QUALITY, "subsampling": 0}
     elif kind == "webp":
@@ -228,7 +228,7 @@ def _by_pillow(array: np.ndarray, kind: Format, icc: bytes | None, exif: bytes |
     elif kind == "tiff":
         settings |= {"compression": "tiff_deflate"}
     file = io.BytesIO()
-    image.save(file, {"jpg": "jpeg"}.get(kind, kind), **{k: v for k, v in settings.items() if v})
+    image.save(file, {"jpg": "jpeg"}.get(kind, kind), **{k: v for k, v in settings.items() if v is not None})
     return file.getvalue()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, run_command, tiny_options
+from PIL import Image
 from recorded import SHARED
 
 from basicsr_ext import build_network, load_options, train
@@ -345,6 +346,20 @@ def test_what_cannot_be_meant_is_refused(source, target, arguments, message, wei
     assert code == (1 if source == "notes.txt" else 2)
     assert message in said
     assert sorted(photos.parent.rglob("*")) == before
+
+
+def test_folders_for_results_are_made_however_deep(tmp_path, weights, photos, infer):
+    assert infer("-i", photos, "-o", tmp_path / "new/deeper/out", "--weights", weights)[0] == 0
+    assert (tmp_path / f"new/deeper/out/{NAME}").is_file()
+
+
+def test_no_picture_is_too_large_for_its_notes_to_be_read(tmp_path, weights, infer, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    Image.fromarray(np.zeros((9, 13, 3), np.uint8)).save(tmp_path / "a.jpg", exif=rotated)
+    assert infer("-i", tmp_path / "a.jpg", "-o", tmp_path / "b.png", "--weights", weights)[0] == 0
+    assert read(tmp_path / "b.png").shape == (26, 18, 3)
 
 
 def test_two_images_of_one_result_are_refused(tmp_path, weights, photos, infer):

@@ -6,7 +6,7 @@ from itertools import product
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, JpegImagePlugin
+from PIL import Image, ImageCms
 
 from basicsr_ext.data.images import ImageError
 from basicsr_ext.inference.pictures import Picture, encode_picture, read_picture
@@ -75,36 +75,17 @@ def test_sixteen_bits_become_the_nearest_of_eight(value, tmp_path):
     assert set(read.pixels.ravel().tolist()) == {round(value / 257)}
 
 
-def test_jpeg_is_written_with_quality_95_and_colours_at_full_resolution():
-    picture = make()
-    with Image.open(io.BytesIO(encode_picture(picture, "jpg"))) as file:
-        assert JpegImagePlugin.get_sampling(file) == 0
-        tables = file.quantization
-    other = io.BytesIO()
-    Image.fromarray(picture.pixels).save(other, "jpeg", quality=95)
-    with Image.open(other) as file:
-        assert file.quantization == tables
+@pytest.mark.parametrize(("kind", "settings"), [("jpg", {"subsampling": 0}), ("webp", {})])
+def test_lossy_files_have_quality_95_and_colours_at_full_resolution(kind, settings):
+    pixels, file = make().pixels, io.BytesIO()
+    Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(kind, kind), quality=95, **settings)
+    assert encode_picture(Picture(pixels), kind) == file.getvalue()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_lossless_files_are_compressed(dtype, kind):
     assert len(encode_picture(Picture(np.zeros((100, 100, 3), dtype)), kind)) < 5000
-
-
-def test_the_quality_of_webp_is_high():
-    noise = make().pixels.repeat(8, 0).repeat(8, 1)
-    with Image.open(io.BytesIO(encode_picture(Picture(noise), "webp"))) as file:
-        change = np.asarray(file.convert("RGB")).astype(int) - noise
-    with Image.open(io.BytesIO(_webp_of_pillow(noise))) as file:
-        default = np.asarray(file.convert("RGB")).astype(int) - noise
-    assert np.abs(change).mean() < 0.9 * np.abs(default).mean()
-
-
-def _webp_of_pillow(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "webp")
-    return file.getvalue()
 
 
 def test_a_tiff_files_descriptions_are_kept_and_its_storage_is_not(tmp_path):
@@ -180,7 +161,9 @@ def test_a_profile_for_grey_stays_with_grey():
 
 def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    for name, message in (("text.png", "cannot be decoded"), ("missing.png", "cannot be read")):
+    (tmp_path / "empty.png").write_bytes(b"")
+    unreadable = [("text.png", "cannot be decoded"), ("empty.png", "cannot be decoded")]
+    for name, message in (*unreadable, ("missing.png", "cannot be read")):
         with pytest.raises(ImageError, match=rf"{name}: {message}"):
             read_picture(tmp_path / name)
     cv2.imwrite(str(tmp_path / "float.tiff"), np.zeros((4, 4, 3), np.float32))

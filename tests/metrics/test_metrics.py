@@ -118,9 +118,11 @@ def test_overlap_is_the_mean_of_classes_not_of_volumes(kind, liver, spleen):
     metric.update(0, ("liver", 2, 2, 2))
     metric.update(1, ("liver", 2, 2, 2))
     metric.update(2, ("spleen", 1, 2, 1))
+    assert metric.seen
     assert metric.result() == pytest.approx((liver + spleen) / 2)
     alone = kind(organ="spleen")
     alone.merge(metric)
+    assert alone.seen
     assert alone.result() == pytest.approx(spleen)
     other = kind(organ="kidneys")
     other.merge(metric)

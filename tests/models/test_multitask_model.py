@@ -9,8 +9,9 @@ from torch import nn
 
 from basicsr_ext import load_options
 from basicsr_ext.config import OptionError
-from basicsr_ext.data.sampling import Share, Stage
+from basicsr_ext.data.sampling import SampleRequest, Share, Stage
 from basicsr_ext.models.multitask_model import MultiTaskModel, Task
+from basicsr_ext.registry import DEGRADATIONS
 
 
 class Joint(nn.Module):
@@ -111,18 +112,17 @@ def test_tasks_share_a_patch_as_edt_does(tmp_path):
     ],
 )
 def test_the_name_of_a_task_says_what_makes_its_low_quality(name, kind, arguments):
-    (step,) = Task(name=name).steps()
-    assert step.type == kind
-    assert {key: getattr(step, key) for key in arguments} == arguments
+    expected = DEGRADATIONS.section(kind).model_validate({"type": kind, **arguments})
+    assert Task(name=name).steps() == [expected]
 
 
 def test_super_resolution_shrinks_bicubically_unless_a_task_says_how():
     assert Task(name="sr_x2").steps() is None
     assert Task(name="mine", scale=2).steps() is None
-    own = [{"type": "gaussian_noise", "sigma": 3}]
+    own = {"type": "gaussian_noise", "sigma": 3}
+    expected = DEGRADATIONS.section("gaussian_noise").model_validate(own)
     for name in ("dn_g25", "sr_x2", "mine"):
-        (step,) = Task.model_validate({"name": name, "degradation": own}).steps()
-        assert step.sigma == 3
+        assert Task.model_validate({"name": name, "degradation": [own]}).steps() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,22 @@ def test_a_name_of_ones_own_needs_a_scale_or_degradation_beside_it(tmp_path, tas
     with pytest.raises(OptionError, match=r"tasks\.0\.name: found '.*', expected sr_x<scale>") as caught:
         load_options(written)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_each_task_makes_its_own_low_quality_of_the_same_images_and_is_scored_by_its_name(tmp_path):
+    loaded = load_options(options(tmp_path, *BOTH))
+    sets = MultiTaskModel.open_train_set(loaded)
+    assert list(sets) == ["sr_x2", "dn_g25"]
+    small, noisy = (sets[task][SampleRequest(0, 16, 5, task)] for task in sets)
+    assert (small["lq"].shape[-1], noisy["lq"].shape[-1]) == (8, 16)
+    assert 0.05 < float((noisy["lq"] - noisy["gt"]).std()) < 0.15
+    scored = MultiTaskModel.open_eval_sets(loaded, "photos", loaded.datasets.evaluation("val")["val"])
+    items = {name: dataset[0] for name, dataset in scored.items()}
+    assert {name: item["task"] for name, item in items.items()} == {
+        "photos_sr_x2": "sr_x2",
+        "photos_dn_g25": "dn_g25",
+    }
+    assert items["photos_dn_g25"]["lq"].shape == items["photos_dn_g25"]["gt"].shape
 
 
 def test_every_task_has_a_name_of_its_own(tmp_path):
