@@ -211,7 +211,7 @@ class ClassReader:
         if len(names) != shares.shape[1]:
             names = [str(number) for number in range(shares.shape[1])]
         return [
-            _reading([(names[number], probability) for number, probability in zip(*row, strict=True)])
+            _reading([(names[int(number)], probability) for number, probability in zip(*row, strict=True)])
             for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
         ]
 
