@@ -302,10 +302,10 @@ def test_ground_truth_may_exceed_low_quality_in_evaluation_only(pairs, texture):
 
 
 def test_the_check_reads_single_images_too(pairs):
-    dataset = build_eval_dataset(SingleKeys(type="SingleImageDataset", dataroot_lq=str(pairs / "LQ")), 4)
-    assert check_sizes(dataset) == []
+    option = SingleKeys(type="SingleImageDataset", dataroot_lq=str(pairs / "LQ"))
+    assert check_sizes(build_eval_dataset(option, 4)) == []
     (pairs / "LQ/0.png").write_bytes(b"")
-    assert "0.png: cannot be decoded" in check_sizes(dataset)[0].found
+    assert "0.png: cannot be decoded" in check_sizes(build_eval_dataset(option, 4))[0].found
 
 
 @pytest.mark.parametrize("bits", [8, 16])
