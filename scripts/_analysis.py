@@ -33,8 +33,8 @@ def open_subject(options: argparse.Namespace, number: str = "") -> Subject:
         CommandError: it cannot be opened.
     """
     weights, option_file, task = (getattr(options, name + number) for name in ("weights", "opt", "task"))
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return Subject.open(weights, task, option_file, options.plugins, device)
     except REFUSALS as error:
         raise CommandError(str(error)) from error
