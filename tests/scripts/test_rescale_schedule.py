@@ -10,6 +10,7 @@ import pytest
 from basicsr_ext import load_options
 from basicsr_ext.config import resolved_stages
 from basicsr_ext.config.yaml_text import edited
+from basicsr_ext.engine.preflight.footprint import Footprint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RESTORMER = [64, 40, 32, 16, 8, 8]
@@ -107,9 +108,7 @@ def test_the_written_file_has_the_published_batches_and_every_comment(rescale, f
         rescale.main(list(map(str, arguments)))
 
 
-def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatch, capsys):
-    from basicsr_ext.engine.preflight.footprint import Footprint
-
+def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatch):
     small = Footprint(0, 0, 0, 0, 0, {16: 2**30, 32: 2**30}, "estimated")
     monkeypatch.setattr(rescale, "footprint", lambda *_: small)
     out = file.with_name("tiny_2x10.yml")
@@ -120,10 +119,27 @@ def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatc
     assert [stage.batch_size_per_gpu for stage in resolved_stages(written)] == [8, 2]
     told = rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--out", str(file) + "3"])
     assert told[-1] == "nothing is written; --nearest writes the nearest batches there are"
+
+
+@pytest.mark.parametrize(
+    ("batches", "totals", "rate", "words"),
+    [
+        ("[8, 2]", [60, 15], 1.875e-4, "learning rate: 0.0002 x new / published batch = 0.0001875"),
+        ("[8, 1]", [63, 9], 2e-4, "would be: stage 1 0.000197, stage 2 0.000225"),
+    ],
+)
+def test_the_learning_rate_follows_where_all_stages_change_alike(
+    rescale, file, monkeypatch, capsys, batches, totals, rate, words
+):
+    small = Footprint(0, 0, 0, 0, 0, {16: 2**30, 32: 2**30}, "estimated")
+    monkeypatch.setattr(rescale, "footprint", lambda *_: small)
+    file.write_text(file.read_text().replace("[8, 2]", batches))
     assert rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--nearest"]) == []
-    assert "learning rate: 0.0002, unchanged; in proportion to the batch it would be: stage 1" in (
-        capsys.readouterr().out
-    )
+    written = load_options(file.with_name("tiny_3x10.yml"))
+    assert written.train.optim_g.lr == pytest.approx(rate)
+    share = 3 * written.train.grad_accum
+    assert [stage.batch_size_per_gpu * share for stage in resolved_stages(written)] == totals
+    assert words in capsys.readouterr().out
 
 
 def test_batches_per_gpu_of_nobody_knows_how_many_gpus_are_asked_about(rescale, file):
