@@ -158,8 +158,10 @@ class FewShotVolumes(FewShotSection):
     def volumes(self, training: bool, whatever: bool = False) -> tuple[VolumeSource, list[int]]:
         labels = not training or (isinstance(self, EpisodeKeys) and bool(self.exclude))
         kinds: list[Kind] = ["image"]
-        kinds += ["label"] if labels else []
-        kinds += ["supervoxels"] if training else []
+        if labels:
+            kinds.append("label")
+        if training:
+            kinds.append("supervoxels")
         source = NiftiVolumes(self.dataroot, kinds, self.supervoxels, whatever)
         everything = list(range(len(source.names)))
         if self.fold is None:
