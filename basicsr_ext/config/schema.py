@@ -163,9 +163,7 @@ class Val(Section):
     """Validation during training, and testing, whatever the kind of training."""
 
     val_freq: PositiveInt | None = Field(default=None, description="Iterations between validations.")
-    at_start: bool = Field(
-        default=False, description="Evaluate before the first iteration, too: what training has to beat."
-    )
+    at_start: bool = Field(default=False, description="Evaluate before the first iteration, too.")
     save_img: bool = Field(default=False, description="Save the pictures of every validation.")
     suffix: str | None = Field(default=None, description="Appended to saved images' names.")
     metrics: Annotated[dict[str, MetricSpec], Named()] = Field(
