@@ -10,15 +10,14 @@ from typing import Any, get_args
 from torch import nn
 
 from ..archs import build_network
-from ..archs.weights import bare_weights, load_weights, read_checkpoint
+from ..archs.weights import DESCRIPTION_ENTRY, bare_weights, load_weights, read_checkpoint
 from ..config import Options, load_options
 from ..data.transforms import Color
 from ..plugins import import_plugins
 from ..registry import NETWORKS, UnknownTypeError
 from .recognise import CannotTellError, recognise
 
-ENTRY = "basicsr_ext"
-"""Of a checkpoint, beside ``params`` and ``params_ema``; BasicSR and spandrel pass over it."""
+ENTRY = DESCRIPTION_ENTRY
 
 
 class UnknownNetworkError(ValueError):
@@ -84,7 +83,9 @@ class Description:
         return {key: value for key, value in asdict(self).items() if key != "origin"}
 
 
-def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[str] = ()) -> Description:
+def describe(
+    weights: Path, option_file: Path | None = None, plugins: Sequence[str] = (), *, restoring: bool = True
+) -> Description:
     """Find out which network ``weights`` belong to.
 
     By the option file that is named; else by what the file itself says; else by the option file of the run
@@ -95,6 +96,7 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         weights: a checkpoint file.
         option_file: whose ``network_g`` it is.
         plugins: modules to import.
+        restoring: refuse networks that restore no images.
 
     Raises:
         UnknownNetworkError: nothing tells.
@@ -103,7 +105,7 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         PluginError: a module cannot be imported.
     """
     described = _described(weights, option_file, plugins)
-    if described.purpose:
+    if restoring and described.purpose:
         raise UnknownNetworkError(
             f"{weights}: {described.network['type']} was trained with model_type: {described.purpose}, which "
             "restores no images; test.py scores such networks"
