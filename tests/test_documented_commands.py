@@ -39,6 +39,8 @@ STAND_INS = {
     r"--gt DIR --lq DIR": "--gt datasets/DF2K/HR --lq datasets/DF2K/LR",
     r"\bFOLDER\b": "datasets/DF2K/HR",
     r"\bDISK\b": "disk",
+    r"(export\.py) --weights net_g_latest\.pth": r"\1 --weights experiments/theirs/models/net_g_5000.pth"
+    " --opt my_basicsr_file.yml",
     # Fewer processes; machines that are this one.
     r"--nproc_per_node=8": "--nproc_per_node=2",
     r"--max-restarts=N": "--max-restarts=1 train.py -opt options/quickstart.yml",

@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "schedulers": {"config"} | SHARED,
     "inference": {"config", "archs", "data", "plugins"} | SHARED,
     "models": {"config", "archs", "data", "losses", "metrics", "inference"} | SHARED,
-    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference"} | SHARED,
+    "report": {"config", "archs", "data", "plugins"} | SHARED,
+    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference", "report"}
+    | SHARED,
     "__init__": {"config", "archs", "inference", "engine"} | SHARED,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -194,6 +194,7 @@ class Trainer:
             for baseline, scores in result.baselines.items():
                 self._baselines.setdefault(baseline, {})[name] = scores
             self._log_evaluation(name, result)
+            self.log.samples(self.iteration, number, name, result.samples, result.pictures, result.panels)
         if improved:
             self._save_networks("best")
         return results

@@ -27,6 +27,8 @@ Scores = dict[str, float]
 Measures = dict[str, Metric]
 _DRAWN = 4
 """Samples of each set whose pictures go to the logs."""
+_LISTED = 1000
+"""Most samples of a set whose scores are listed one by one."""
 
 
 class BrokenOffError(Exception):
@@ -38,12 +40,16 @@ class Evaluation:
     """Scores over a data set.
 
     ``baselines`` are those of other results for the same samples, such as the bicubically enlarged input's.
-    ``pictures`` are (H, W, 3) uint8 by name, of the first samples.
+    ``pictures`` are (H, W, 3) uint8 by name, of the first samples; ``panels`` name what stands in them from
+    left to right, each as wide as the next, where that is so. ``samples`` are the scores of every sample
+    by its name, of sets that are not too large.
     """
 
     scores: Scores
     baselines: dict[str, Scores] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    panels: tuple[str, ...] = ()
+    samples: dict[str, Scores] = field(default_factory=dict)
 
     def flat(self) -> Scores:
         """Return all scores by one name each, ``psnr`` and ``bicubic_psnr``."""
@@ -111,6 +117,9 @@ class Validator:
     ) -> Evaluation:
         measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
+        panels: tuple[str, ...] = ()
+        samples: dict[int, tuple[str, Scores]] = {}
+        few = len(self._loaders[name].dataset) <= _LISTED  # pyright: ignore[reportArgumentType]
         indices = range(self._world.rank, len(self._loaders[name].dataset), self._world.size)  # pyright: ignore[reportArgumentType]
         numbered = zip(indices, self._loaders[name], strict=True)
         for index, item in tracked(numbered, name, len(indices), self._val.pbar and self._world.is_main):
@@ -124,6 +133,9 @@ class Validator:
             for baseline, statistics in judged.baselines.items():
                 _update(baselines.setdefault(baseline, self.metrics()), index, statistics)
             pictures.update(judged.pictures)
+            panels = panels or tuple(judged.panels)
+            if few:
+                samples[index] = self._kind.name_of(item), self._scores(index, judged.statistics)
             if self._val.save_img:
                 ending = f"_{self._val.suffix or label}.png"
                 for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
@@ -131,13 +143,21 @@ class Validator:
                         write_image(self._folder / folder / f"{stem}{ending}", image)
         if any(self._world.gather(stopped)):
             raise BrokenOffError
-        ranks = self._world.gather((measures, baselines, pictures))
+        ranks = self._world.gather((measures, baselines, pictures, panels, samples))
         names = dict.fromkeys(baseline for rank in ranks for baseline in rank[1])
         return Evaluation(
             _results(self.metrics(), [rank[0] for rank in ranks]),
             {b: _results(self.metrics(), [rank[1].get(b, {}) for rank in ranks]) for b in names},
             {stem: picture for rank in ranks for stem, picture in rank[2].items()},
+            next((rank[3] for rank in ranks if rank[3]), ()),
+            dict(scored for _, scored in sorted(pair for rank in ranks for pair in rank[4].items())),
         )
+
+    def _scores(self, index: int, statistics: Mapping[str, Any]) -> Scores:
+        """Return what every metric is of one sample alone."""
+        measures = self.metrics()
+        _update(measures, index, statistics)
+        return {name: measure.result() for name, measure in measures.items() if measure.seen}
 
 
 def _update(measures: Measures, index: int, statistics: Mapping[str, Any]) -> None:
