@@ -42,7 +42,7 @@ class Evaluation:
     ``baselines`` are those of other results for the same samples, such as the bicubically enlarged input's.
     ``pictures`` are (H, W, 3) uint8 by name, of the first samples; ``panels`` name what stands in them from
     left to right, each as wide as the next, where that is so. ``samples`` are the scores of every sample
-    by its name, of sets that are not too large.
+    by its name, of measures that are means over samples and sets that are not too large.
     """
 
     scores: Scores
@@ -135,7 +135,9 @@ class Validator:
             pictures.update(judged.pictures)
             panels = panels or tuple(judged.panels)
             if few:
-                samples[index] = self._kind.name_of(item), self._scores(index, judged.statistics)
+                # A mean's statistic is the sample's own score; other measures have none.
+                scores = {m: value for m, value in judged.statistics.items() if isinstance(value, float)}
+                samples[index] = self._kind.name_of(item), scores
             if self._val.save_img:
                 ending = f"_{self._val.suffix or label}.png"
                 for folder, images in ((name, judged.results), (f"comparison/{name}", judged.pictures)):
@@ -152,12 +154,6 @@ class Validator:
             next((rank[3] for rank in ranks if rank[3]), ()),
             dict(scored for _, scored in sorted(pair for rank in ranks for pair in rank[4].items())),
         )
-
-    def _scores(self, index: int, statistics: Mapping[str, Any]) -> Scores:
-        """Return what every metric is of one sample alone."""
-        measures = self.metrics()
-        _update(measures, index, statistics)
-        return {name: measure.result() for name, measure in measures.items() if measure.seen}
 
 
 def _update(measures: Measures, index: int, statistics: Mapping[str, Any]) -> None:
