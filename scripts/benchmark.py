@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     ]
     try:
         description = describe(given.weights, given.opt, given.plugins)
+        description.require_restoring(given.weights)
         options = load_options(_options(given, protocol, description, sets), phases=("test",))
         assert isinstance(options, RestorationOptions), "no other kind of run is described"
         measured = measure(options, device_of(given.device))

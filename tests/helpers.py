@@ -60,7 +60,7 @@ def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
             "val_freq": 8,
             "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}},
         },
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False, "report": False},
     }
 
 

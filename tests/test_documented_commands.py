@@ -21,7 +21,8 @@ import yaml
 from helpers import ENVIRONMENT, ROOT
 
 from basicsr_ext import build_network, load_options
-from basicsr_ext.inference.description import ENTRY, Description
+from basicsr_ext.archs.weights import DESCRIPTION
+from basicsr_ext.inference.description import Description
 
 PAGES = ["README.md", "datasets/README.md", "experiments/README.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -42,6 +43,8 @@ STAND_INS = {
     r"\bDISK\b": "disk",
     # Weights of runs that take minutes.
     r"experiments/quickstart_(pretrain|finetune)/models/\w+\.pth": r"\1.pth",
+    r"(export\.py) --weights net_g_latest\.pth": r"\1 --weights experiments/theirs/models/net_g_5000.pth"
+    " --opt my_basicsr_file.yml",
     # Fewer processes; machines that are this one.
     r"--nproc_per_node=8": "--nproc_per_node=2",
     r"--max-restarts=N": "--max-restarts=1 train.py -opt options/quickstart.yml",
@@ -209,7 +212,9 @@ def original(tmp_path_factory):
             **tasks,
         }
         entry = Description(network).entry()
-        torch.save({"params": build_network(network).state_dict(), ENTRY: entry}, folder / f"{name}.pth")
+        torch.save(
+            {"params": build_network(network).state_dict(), DESCRIPTION: entry}, folder / f"{name}.pth"
+        )
     basicsr_file(folder)
     return folder
 

@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "inference": {"config", "archs", "data", "plugins"} | SHARED,
     "models": {"config", "archs", "data", "losses", "metrics", "inference", "spelling"} | SHARED,
     "analysis": {"config", "archs", "data", "inference", "models"} | SHARED,
-    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference"} | SHARED,
+    "report": {"config", "archs", "data", "plugins"} | SHARED,
+    "engine": {"config", "archs", "data", "losses", "metrics", "schedulers", "models", "inference", "report"}
+    | SHARED,
     "__init__": {"config", "archs", "inference", "engine", "analysis"} | SHARED,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

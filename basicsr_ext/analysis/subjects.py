@@ -70,10 +70,7 @@ class Subject:
                 the errors of :func:`.describe` and :func:`.open_network`.
         """
         described = describe(weights, option_file, plugins)
-        if described.purpose:
-            raise ValueError(
-                f"{weights}: trained with model_type: {described.purpose}, which restores no images"
-            )
+        described.require_restoring(weights)
         network = open_network(weights, described).to(device).requires_grad_(False)
         check_task(network, task)
         requirement = requirement_of(network, described.window_size, task)

@@ -9,6 +9,7 @@ Shapes: B batch, H x W image, C = dim. Layers work on (B, H, W, C).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import ClassVar
@@ -169,6 +170,11 @@ class EMT(nn.Module):
     def size_requirement(self) -> SizeRequirement:
         """Return that any size fits: each attention pads to its own windows."""
         return SizeRequirement()
+
+    def unpadded_sides(self) -> SizeRequirement:
+        """Return which images no attention pads: those whose sides are multiples of all windows'."""
+        attentions = [module for module in self.modules() if isinstance(module, StripedAttention)]
+        return SizeRequirement(math.lcm(*(side for part in attentions for w in part.windows for side in w)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, num_in_ch, H, W), 0..255, to (B, num_out_ch, H * upscale, W * upscale)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..files import user_path
+
+DESCRIPTION = "basicsr_ext"
+"""Of a checkpoint, beside ``params`` and ``params_ema``: what network it is of; others pass over it."""
 
 Source = str | PathLike[str] | Mapping[str, Any]
 
@@ -267,14 +271,17 @@ def _read_pickle(path: Path, head: bytes) -> object:
 
 
 def _read_safetensors(path: Path) -> object:
+    """Return the tensors; where scripts/export.py has written the file, as a checkpoint's ``params``."""
     try:
-        from safetensors import SafetensorError  # pyright: ignore[reportMissingImports]
-        from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
+        from safetensors import SafetensorError, safe_open  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise WeightsFileError(f"{path}: reading it needs 'pip install safetensors'") from error
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            told = (file.metadata() or {}).get(DESCRIPTION)
+        return tensors if told is None else {"params": tensors, DESCRIPTION: json.loads(told)}
+    except (SafetensorError, ValueError) as error:
         raise WeightsFileError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 

@@ -233,6 +233,7 @@ class Logger(Section):
         default=None, description="Newest checkpoints kept; default all."
     )
     use_tb_logger: bool = True
+    report: bool = Field(default=True, description="Write report.html at the end, and what it shows before.")
     wandb: Wandb | None = None
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Options
+from ..data.images import ImageError, write_image
 from ..files import write_atomically
 
 LOG = logging.getLogger("basicsr_ext")
@@ -54,6 +55,7 @@ class RunLogger:
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._report = folder, options.logger.report
         self._file = logging.FileHandler(
             folder / f"train_{options.name}_{time.strftime('%Y%m%d_%H%M%S')}.log"
         )
@@ -120,6 +122,42 @@ class RunLogger:
         if self._enabled and self._tensorboard is not None:
             for name, image in images.items():
                 self._tensorboard.add_image(f"{prefix}/{name}", image, iteration, dataformats="HWC")
+
+    def samples(
+        self,
+        iteration: int,
+        number: int,
+        dataset: str,
+        scores: Mapping[str, Mapping[str, float]],
+        pictures: Mapping[str, np.ndarray],
+        panels: Sequence[str],
+    ) -> None:
+        """Record scores and pictures of single samples of the last validation, for the report.
+
+        Args:
+            iteration: of the validation.
+            number: of the data set, whose name may be unfit for a file's.
+            dataset: its display name.
+            scores: by sample and metric.
+            pictures: (H, W, 3) uint8 by sample.
+            panels: what stands in each picture from left to right; none: pictures are not recorded.
+        """
+        if not self._enabled or not self._report:
+            return
+        place = self._folder / "samples" / str(number)
+        shown = pictures if panels else {}
+        content = {
+            "iteration": iteration,
+            "dataset": dataset,
+            "scores": scores,
+            "pictures": {name: list(panels) for name in shown},
+        }
+        try:
+            for index, picture in enumerate(shown.values()):
+                write_image(place / f"{index}.png", picture)
+            write_atomically(place.with_suffix(".json"), json.dumps(content).encode(), durable=False)
+        except (OSError, ImageError) as error:
+            LOG.warning("Scores and pictures for the report could not be written: %s", error)
 
     def close(self) -> None:
         """Write what is buffered."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,7 @@ from .distributed import (
     world_size,
 )
 from .experiment import result_folder, run_folder, starting_point
+from .history import recorded
 from .lock import FolderInUseError, locked
 from .logger import LOG, log_to_console
 from .precision import choose_algorithms
@@ -90,9 +92,22 @@ def train(options: Options, launcher: Launcher = "none", auto_resume: bool = Fal
             world.device,
             world.size,
         )
-        summary = trainer.train()
+        with recorded(trainer) if world.is_main else nullcontext():
+            summary = trainer.train()
         LOG.info("Finished; results are in %s", summary.folder)
+        if world.is_main and options.logger.report:
+            _report(summary.folder)
         return summary
+
+
+def _report(folder: Path) -> None:
+    """Write the report of a finished run; what goes wrong is said in one line."""
+    try:
+        from ..report import write_report
+
+        write_report([folder], folder / "report.html")
+    except Exception as error:  # nothing may fail a training that has succeeded
+        LOG.warning("The report could not be written: %s", " ".join(str(error).split()))
 
 
 def _logger_problems(options: Options) -> list[Problem]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..archs.weights import WeightsError, load_weights
+from ..archs.weights import DESCRIPTION, WeightsError, load_weights
 from ..config import OptionError, Options
-from ..inference.description import ENTRY, Description
+from ..inference.description import Description
 from ..models import Networks, Phase
 from ..schedulers import learning_rate
 from .build import build_kind
@@ -219,7 +219,7 @@ class TrainingStep:
             name: {
                 "params": network.state_dict(),
                 **({"params_ema": self.averages[name].network.state_dict()} if name in self.averages else {}),
-                ENTRY: Description.of_options(
+                DESCRIPTION: Description.of_options(
                     self.kind.options, name.replace("net_", "network_", 1), notes
                 ).entry(),
             }

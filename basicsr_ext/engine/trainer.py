@@ -202,12 +202,13 @@ class Trainer:
             results[_MEAN] = mean_of([results[name] for name in deciding])
             deciding = [_MEAN]
         improved = False
-        for name, result in results.items():
+        for number, (name, result) in enumerate(results.items()):
             improved |= self._keep_best(name, result) and name in deciding
             for baseline, scores in result.baselines.items():
                 self._baselines.setdefault(baseline, {})[name] = scores
             self.log.scalars(self.iteration, result.flat(), prefix=f"val/{name}")
             self.log.images(self.iteration, result.pictures, prefix=f"val/{name}")
+            self.log.samples(self.iteration, number, name, result.samples, result.pictures, result.panels)
         if results:
             LOG.info("Validation after iteration %d\n%s", self.iteration, scores_in_words(results, self.best))
         if improved:

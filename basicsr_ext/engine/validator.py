@@ -28,6 +28,8 @@ Scores = dict[str, float]
 Measures = dict[str, Metric]
 _DRAWN = 4
 """Samples of each set whose pictures go to the logs."""
+_LISTED = 1000
+"""Most samples of a set whose scores are listed one by one."""
 
 
 class BrokenOffError(Exception):
@@ -39,12 +41,16 @@ class Evaluation:
     """Scores over a data set.
 
     ``baselines`` are those of other results for the same samples, such as the bicubically enlarged input's.
-    ``pictures`` are (H, W, 3) uint8 by name, of the first samples.
+    ``pictures`` are (H, W, 3) uint8 by name, of the first samples; ``panels`` name what stands in them from
+    left to right, each as wide as the next, where that is so. ``samples`` are the scores of every sample
+    by its name, of measures that are means over samples and sets that are not too large.
     """
 
     scores: Scores
     baselines: dict[str, Scores] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    panels: tuple[str, ...] = ()
+    samples: dict[str, Scores] = field(default_factory=dict)
 
     def flat(self) -> Scores:
         """Return all scores by one name each, ``psnr`` and ``bicubic_psnr``."""
@@ -120,6 +126,9 @@ class Validator:
     ) -> Evaluation:
         measures, baselines, stopped = self.metrics(), {}, False
         pictures: dict[str, np.ndarray] = {}
+        panels: tuple[str, ...] = ()
+        samples: dict[int, tuple[str, Scores]] = {}
+        few = len(self._datasets[name]) <= _LISTED
         with self._items(name) as items:
             for index, item in items:
                 stopped = stop()
@@ -133,16 +142,23 @@ class Validator:
                 for baseline, statistics in judged.baselines.items():
                     _update(baselines.setdefault(baseline, self.metrics()), index, statistics)
                 pictures.update(judged.pictures)
+                panels = panels or tuple(judged.panels)
+                if few:
+                    # A mean's statistic is the sample's own score; other measures have none.
+                    scores = {m: value for m, value in judged.statistics.items() if isinstance(value, float)}
+                    samples[index] = self._kind.name_of(item), scores
                 if self._val.save_img:
                     self._save(name, judged, label)
         if any(self._world.gather(stopped)):
             raise BrokenOffError
-        ranks = self._world.gather((measures, baselines, pictures))
+        ranks = self._world.gather((measures, baselines, pictures, panels, samples))
         names = dict.fromkeys(baseline for rank in ranks for baseline in rank[1])
         return Evaluation(
             _results(self.metrics(), [rank[0] for rank in ranks]),
             {b: _results(self.metrics(), [rank[1].get(b, {}) for rank in ranks]) for b in names},
             {stem: picture for rank in ranks for stem, picture in rank[2].items()},
+            next((rank[3] for rank in ranks if rank[3]), ()),
+            dict(scored for _, scored in sorted(pair for rank in ranks for pair in rank[4].items())),
         )
 
     @contextmanager

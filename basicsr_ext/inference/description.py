@@ -11,16 +11,13 @@ from typing import Any, get_args
 from torch import nn
 
 from ..archs import build_network
-from ..archs.weights import bare_weights, load_weights, read_checkpoint
+from ..archs.weights import DESCRIPTION, bare_weights, load_weights, read_checkpoint
 from ..config import OptionError, Options, load_options
 from ..data.transforms import Color
 from ..plugins import import_plugins
 from ..registry import MODELS, UnknownTypeError
 from .reading import PictureReader
 from .recognise import CannotTellError, recognise
-
-ENTRY = "basicsr_ext"
-"""Of a checkpoint, beside ``params`` and ``params_ema``; BasicSR and spandrel pass over it."""
 
 
 class UnknownNetworkError(ValueError):
@@ -83,12 +80,21 @@ class Description:
                 raise TypeError("a name is no text")
         except (TypeError, KeyError) as error:
             raise UnknownNetworkError(
-                f"{weights}: its entry {ENTRY!r} cannot be read ({error}); name the option file with --opt"
+                f"{weights}: its entry {DESCRIPTION!r} cannot be read ({error}); "
+                "name the option file with --opt"
             ) from error
         return described
 
+    def require_restoring(self, weights: Path) -> None:
+        """Raise an :class:`UnknownNetworkError` where the network was trained for something else."""
+        if self.purpose:
+            raise UnknownNetworkError(
+                f"{weights}: trained with model_type: {self.purpose}, which restores no images; "
+                "test.py scores such networks"
+            )
+
     def entry(self) -> dict[str, Any]:
-        """Return this as plain values, for :data:`ENTRY` of a checkpoint."""
+        """Return this as plain values, for :data:`DESCRIPTION` of a checkpoint."""
         return {key: value for key, value in asdict(self).items() if key != "origin"}
 
 
@@ -103,6 +109,7 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         weights: a checkpoint file.
         option_file: whose ``network_g`` it is.
         plugins: modules to import.
+        restoring: refuse networks that restore no images.
 
     Raises:
         UnknownNetworkError: nothing tells.
@@ -115,7 +122,7 @@ def describe(weights: Path, option_file: Path | None = None, plugins: Sequence[s
         return _of_file(option_file)
     content = read_checkpoint(weights)
     beside = _option_file_of_run(weights)
-    if isinstance(entry := content.get(ENTRY), Mapping):
+    if isinstance(entry := content.get(DESCRIPTION), Mapping):
         described = Description.of_entry(entry, weights)
         if described.plugins and not plugins and beside is not None:
             # For its modules. If one is needed and cannot be imported, what it registers will be missing.

@@ -61,12 +61,14 @@ class Judgement:
         baselines: the same of results to compare with, by their name (``bicubic``).
         pictures: for logs, uint8 (H, W, 3) by name; asked for of the first samples only.
         results: what ``val.save_img`` saves, images by file name without suffix, in sub-folders by ``/``.
+        panels: what stands in each picture from left to right, each as wide as the next.
     """
 
     statistics: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     results: Mapping[str, np.ndarray] = field(default_factory=dict)
+    panels: Sequence[str] = ()
 
 
 class ModelKind(ABC, Generic[OptionsT]):

@@ -288,8 +288,8 @@ class RestorationModel(ModelKind[RestorationOptions]):
         if not draw:
             return Judgement(statistics, baselines, results={stem: image})
         ground_truth = {} if gt is None else {"GT": _to_image(gt)}
-        picture = comparison({**versions, "restored": image, **ground_truth})
-        return Judgement(statistics, baselines, {stem: picture}, {stem: image})
+        versions = {**versions, "restored": image, **ground_truth}
+        return Judgement(statistics, baselines, {stem: comparison(versions)}, {stem: image}, list(versions))
 
     def scale_of(self, item: Mapping[str, Any]) -> int:
         """Return the side of an item's ground truth over that of its low-quality image."""

@@ -95,7 +95,7 @@ def options(folder, run, **changes):
             "ema_decay": 0.9,
         },
         "val": {"val_freq": 4, "metrics": {"top1": {"type": "TopKAccuracy"}}},
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False, "report": False},
         **changes,
     }
 

@@ -54,7 +54,7 @@ def options(run, dataset=PHANTOMS, training=(), validation=()):
             "scheduler": {"type": "StepLR", "step_size": 2, "gamma": 0.5},
         },
         "val": {"val_freq": 2, "metrics": {"dice": {"type": "Dice"}, "iou": {"type": "IoU"}}},
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": False},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": False, "report": False},
     }
 
 

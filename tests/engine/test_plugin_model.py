@@ -81,7 +81,7 @@ def rings(folder, **changes):
             "scheduler": {"type": "MultiStepLR", "milestones": [10], "gamma": 0.5},
         },
         "val": {"val_freq": 4, "metrics": {"agreement": {"type": "AgreementMetric"}}},
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False, "report": False},
         "path": {"experiments_root": str(folder.parent)},
     }
     return {**options, **changes}

@@ -16,7 +16,8 @@ from PIL import Image
 from recorded import SHARED
 
 from basicsr_ext import build_network, load_options, train
-from basicsr_ext.inference.description import ENTRY, Description
+from basicsr_ext.archs.weights import DESCRIPTION
+from basicsr_ext.inference.description import Description
 from basicsr_ext.inference.records import NAME
 from basicsr_ext.metrics import build_metric
 from basicsr_ext.registry import NETWORKS
@@ -36,7 +37,7 @@ def zeroed(network):
 def saved(path, network, **described):
     """Write a checkpoint as training does, of a network that gives back its image."""
     content = {"params": zeroed(build_network(network)).state_dict()}
-    content[ENTRY] = Description(network, **described).entry()
+    content[DESCRIPTION] = Description(network, **described).entry()
     torch.save(content, path)
     return path
 
@@ -89,8 +90,8 @@ def trained(tmp_path_factory):
 
 def test_training_writes_down_which_network_it_is(trained):
     content = torch.load(trained, weights_only=True)
-    assert list(content) == ["params", "params_ema", ENTRY]
-    described = Description.of_entry(content[ENTRY], trained)
+    assert list(content) == ["params", "params_ema", DESCRIPTION]
+    described = Description.of_entry(content[DESCRIPTION], trained)
     assert described.network == {"type": "TwoLayers", "width": 6}
     assert (described.window_size, described.plugins) == (4, ["one_of_each"])
 
@@ -113,7 +114,7 @@ def test_a_plug_ins_network_restores_in_its_run_with_averaged_weights(trained, p
 
 def test_a_plug_ins_weights_elsewhere_ask_for_its_module(trained, photos, tmp_path, infer):
     content = torch.load(trained, weights_only=True)
-    content[ENTRY]["network"]["type"] = "NetworkOfAPlugInNotImported"
+    content[DESCRIPTION]["network"]["type"] = "NetworkOfAPlugInNotImported"
     torch.save(content, tmp_path / "net.pth")
     code, _, message = infer("-i", photos, "-o", tmp_path / "out", "--weights", tmp_path / "net.pth")
     assert (code, message.count("\n")) == (2, 1)
@@ -163,10 +164,19 @@ def test_published_weights_are_recognised(tmp_path, photos, infer):
     [
         ({"params": {"unheard.of": torch.zeros(3)}}, "--opt"),
         ({"params": {}}, "holds no weights"),
-        ({"params": {"w": torch.zeros(1)}, ENTRY: {"network": {"kind": "EDT"}}}, "cannot be read"),
-        ({"params": {"w": torch.zeros(1)}, ENTRY: {"network": {"type": "EDT"}}}, "at least one task"),
-        ({"params": {"w": torch.zeros(1)}, ENTRY: {"network": TINY}}, "does not fit EDT"),
-        ({"params": {"w": torch.zeros(1)}, ENTRY: {"network": TINY, "normalised": True}}, "mean or std"),
+        (
+            {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": {"kind": "EDT"}}},
+            "cannot be read",
+        ),
+        (
+            {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": {"type": "EDT"}}},
+            "at least one task",
+        ),
+        ({"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": TINY}}, "does not fit EDT"),
+        (
+            {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": TINY, "normalised": True}},
+            "mean or std",
+        ),
     ],
 )
 def test_weights_of_no_known_network_are_one_clear_error(content, message, tmp_path, photos, infer):
@@ -458,7 +468,7 @@ def test_changed_inputs_weights_and_settings_are_restored_again(finished, photos
     assert finished() == 1
     assert finished("--self_ensemble") == 2
     network = build_network(TINY)
-    torch.save({"params": network.state_dict(), ENTRY: Description(TINY).entry()}, weights)
+    torch.save({"params": network.state_dict(), DESCRIPTION: Description(TINY).entry()}, weights)
     assert finished("--self_ensemble") == 2
 
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from basicsr_ext import build_network, load_options, load_weights, train
+from basicsr_ext.archs.weights import DESCRIPTION
 from basicsr_ext.data.images import write_image
-from basicsr_ext.inference.description import ENTRY
 
 CLASSES = ("ant", "bee", "cat", "dog", "emu", "fox")
 NETWORK = {
@@ -186,7 +186,7 @@ def test_what_is_for_restoring_is_refused(folder, weights, infer, arguments, mes
 
 def test_a_kind_that_says_nothing_of_pictures_is_refused_in_words(weights, folder, infer, tmp_path):
     content = torch.load(weights, weights_only=True)
-    content[ENTRY]["purpose"] = "FewShotModel"
+    content[DESCRIPTION]["purpose"] = "FewShotModel"
     torch.save(content, tmp_path / "net.pth")
     code, _, message = infer("-i", folder, "--weights", tmp_path / "net.pth")
     assert code == 2
@@ -196,7 +196,7 @@ def test_a_kind_that_says_nothing_of_pictures_is_refused_in_words(weights, folde
 @pytest.mark.parametrize("notes", [{}, {"size": 24}, {"colour": 3}])
 def test_a_checkpoint_without_its_notes_asks_for_the_option_file(weights, folder, infer, tmp_path, notes):
     content = torch.load(weights, weights_only=True)
-    content[ENTRY]["notes"] = notes
+    content[DESCRIPTION]["notes"] = notes
     torch.save(content, tmp_path / "net.pth")
     code, _, message = infer("-i", folder, "--weights", tmp_path / "net.pth")
     assert (code, message.count("\n")) == (2, 1)
@@ -206,7 +206,7 @@ def test_a_checkpoint_without_its_notes_asks_for_the_option_file(weights, folder
 
 def test_weights_of_grey_pictures_see_colour_in_grey(infer, tmp_path, trained, weights):
     content = torch.load(weights, weights_only=True)
-    content[ENTRY]["notes"]["grey"] = True
+    content[DESCRIPTION]["notes"]["grey"] = True
     torch.save(content, tmp_path / "net.pth")
     colour = np.random.default_rng(3).integers(0, 256, (30, 30, 3)).astype(np.uint8)
     (tmp_path / "photos").mkdir()

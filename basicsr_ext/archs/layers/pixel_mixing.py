@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..exporting import is_exporting
 from .convolution import in_nchw
 
 # The neighbour that each of the first four channel groups reads: dimension of (B, H, W, C), distance.
@@ -67,12 +68,29 @@ def _read(source: Tensor, target: Tensor, dim: int, step: int, circular: bool) -
         border.zero_()
 
 
+def _copied(x: Tensor, circular: bool) -> Tensor:
+    """Return :func:`_moved` as operators of torch, which write to no part of a tensor."""
+    groups = _in_turn(x.shape[-1]) if circular else _fifths(x.shape[-1])
+    parts = [x[..., channels] for channels in groups]
+    for part, (dim, step) in enumerate(_NEIGHBOURS):
+        source = parts[part]
+        length = source.shape[dim]
+        kept = source.narrow(dim, int(step > 0), length - 1)
+        beyond = source.narrow(dim, 0 if step > 0 else length - 1, 1)
+        beyond = beyond if circular else torch.zeros_like(beyond)
+        parts[part] = torch.cat([kept, beyond] if step > 0 else [beyond, kept], dim)
+    if not circular:
+        return torch.cat(parts, -1)
+    order = torch.cat([torch.arange(x.shape[-1], device=x.device)[channels] for channels in groups])
+    return torch.cat(parts, -1).index_select(-1, order.argsort())
+
+
 def moved_by_groups(x: Tensor) -> Tensor:
     """Read, in (B, H, W, C), the right, left, lower and upper neighbour in one fifth of the channels each.
 
     The fifths are contiguous and rounded down; the remaining channels stay. Beyond the border is zero.
     """
-    return _move(x, False, 1)
+    return _copied(x, circular=False) if is_exporting() else _move(x, False, 1)
 
 
 def moved_in_turn(x: Tensor) -> Tensor:
@@ -80,7 +98,7 @@ def moved_in_turn(x: Tensor) -> Tensor:
 
     Opposite borders of (B, H, W, C) are neighbours.
     """
-    return _move(x, True, 1)
+    return _copied(x, circular=True) if is_exporting() else _move(x, True, 1)
 
 
 def move_kernel(channels: int, group_of: Sequence[int]) -> Tensor:
