@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..registry import DATASETS
+from ..spelling import nearest
 from .errors import Problem
 from .values import alternatives, show
 
@@ -113,6 +114,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ours="SSIM, and that no border is left out",
     ),
 }
+
+
+def check_protocol(key: str, name: str | None) -> Iterator[Problem]:
+    """Yield a problem if no protocol is called ``name``, the value of ``key``; None: there is none."""
+    if name is not None and name not in PROTOCOLS:
+        known = nearest(name, PROTOCOLS) or f"known: {', '.join(PROTOCOLS)}"
+        yield Problem(key, show(name), "the name of a test protocol", known)
 
 
 def apply_protocol(mapping: dict[str, Any]) -> Iterator[Problem]:

@@ -19,13 +19,12 @@ from typing_extensions import override
 from ..archs import pixel_range
 from ..config import Options, Problem, Section, Spec, Train, Val
 from ..config.facts import Facts
-from ..config.protocols import PROTOCOLS
+from ..config.protocols import PROTOCOLS, check_protocol
 from ..config.sections import ConstructedBy, Named
 from ..config.values import NonNegativeInt, PositiveFloat, PositiveInt, show
 from ..data.resize import upscale
 from ..data.sampling import Purpose, sample_rng
 from ..registry import LOSSES
-from ..spelling import nearest
 from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
@@ -130,10 +129,7 @@ class RestorationVal(Val):
     @classmethod
     @override
     def relations(cls, facts: Facts, key: str) -> Iterator[Problem]:
-        protocol = facts.get("val.protocol")
-        if protocol is not None and protocol not in PROTOCOLS:
-            known = nearest(protocol, PROTOCOLS) or f"known: {', '.join(PROTOCOLS)}"
-            yield Problem("val.protocol", show(protocol), "the name of a test protocol", known)
+        yield from check_protocol("val.protocol", facts.get("val.protocol"))
         tile, overlap = facts.get("val.tile"), facts.get("val.tile_overlap", 32)
         if tile is not None and overlap is not None and overlap >= tile:
             yield Problem("val.tile_overlap", show(overlap), f"less than val.tile, which is {tile}")
