@@ -12,7 +12,8 @@ from helpers import ROOT
 from basicsr_ext import build_network
 from basicsr_ext.archs.layers.pixel_mixing import _copied, _moved
 from basicsr_ext.archs.padding import SizeRequirement
-from basicsr_ext.inference.description import ENTRY, Description, describe, open_network
+from basicsr_ext.archs.weights import DESCRIPTION
+from basicsr_ext.inference.description import Description, describe, open_network
 from basicsr_ext.inference.export import ExportError, Subject, _compare, _Program, to_onnx, to_torch_export
 
 PAGE = ROOT / "docs/exporting.md"
@@ -122,7 +123,7 @@ def checkpoint(path, network, **entries):
     """Write what training writes: weights, averaged ones, and what network they are of."""
     torch.manual_seed(0)
     params, averaged = (build_network(network).state_dict() for _ in range(2))
-    content = {"params": params, "params_ema": averaged, ENTRY: Description(network).entry(), **entries}
+    content = {"params": params, "params_ema": averaged, DESCRIPTION: Description(network).entry(), **entries}
     torch.save(content, path)
     return path
 
@@ -144,7 +145,7 @@ class TestSafetensors:
         export(["--weights", str(source), "--to", "safetensors", "--out", str(file)])
         with safetensors.safe_open(file, "pt") as opened:
             metadata = opened.metadata()
-        assert json.loads(metadata[ENTRY])["network"] == PLAIN
+        assert json.loads(metadata[DESCRIPTION])["network"] == PLAIN
         assert (metadata["architecture"], json.loads(metadata["scale"])) == ("MSRResNet", 2)
 
 
@@ -207,7 +208,7 @@ def test_an_onnx_program_takes_8_bit_images_of_any_size():
     assert restored.dtype == np.uint8
     assert restored.shape == (1, 10, 22, 3)
     assert np.abs(restored - expected).max() <= 0.51
-    assert json.loads({p.key: p.value for p in onnx_of(made).metadata_props}[ENTRY])["network"] == PLAIN
+    assert json.loads({p.key: p.value for p in onnx_of(made).metadata_props}[DESCRIPTION])["network"] == PLAIN
 
 
 def onnx_of(made):

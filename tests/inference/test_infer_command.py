@@ -172,7 +172,10 @@ def test_published_weights_are_recognised(tmp_path, photos, infer):
             {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": {"type": "EDT"}}},
             "at least one task",
         ),
-        ({"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": TINY}}, "does not fit EDT"),
+        (
+            {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": TINY}},
+            "none of its 1 tensors (w, …) fits EDT",
+        ),
         (
             {"params": {"w": torch.zeros(1)}, DESCRIPTION: {"network": TINY, "normalised": True}},
             "mean or std",

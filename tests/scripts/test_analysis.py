@@ -11,8 +11,9 @@ import torch
 from _command import CommandError
 
 import basicsr_ext as bx
+from basicsr_ext.archs.weights import DESCRIPTION
 from basicsr_ext.data.images import read_image, write_image
-from basicsr_ext.inference.description import ENTRY, Description
+from basicsr_ext.inference.description import Description
 
 NETWORK = {
     "type": "EDT",
@@ -39,7 +40,7 @@ class Blurrer(torch.nn.Conv2d):
 def save(path, network, seed=0, **description):
     torch.manual_seed(seed)
     state = bx.build_network(network).state_dict()
-    torch.save({"params": state, ENTRY: Description(network, **description).entry()}, path)
+    torch.save({"params": state, DESCRIPTION: Description(network, **description).entry()}, path)
     return path
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import basicsr_ext as bx
+from basicsr_ext.archs.weights import DESCRIPTION
 from basicsr_ext.data.images import write_image
 from basicsr_ext.data.resize import downscale
-from basicsr_ext.inference.description import ENTRY, Description
+from basicsr_ext.inference.description import Description
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DATA = SCRIPTS.parents[1] / "shared/data"
@@ -41,7 +42,7 @@ def weights(folder: Path, network: dict, **description: object) -> Path:
     torch.manual_seed(0)
     file = folder / "net.pth"
     entry = Description(network, **description).entry()
-    torch.save({"params": bx.build_network(network).state_dict(), ENTRY: entry}, file)
+    torch.save({"params": bx.build_network(network).state_dict(), DESCRIPTION: entry}, file)
     return file
 
 
