@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Private
 
 from ..registry import METRICS, NETWORKS, OPTIMIZERS, SCHEDULERS
 from .datasets import Datasets
-from .errors import OptionError, Problem, SourceMap
+from .errors import Problem, SourceMap
 from .facts import Facts
 from .paths import ExistingFile, ResumeState
 from .sections import ByType, ConstructedBy, Named, OptionMapping, Section
@@ -333,15 +333,6 @@ class Options(Section):
         """Return the sets of one phase that are not on this machine and were left out: what each lacks."""
         absent = self._written.absent
         return {key: problem for key, problem in absent.items() if key.split("_")[0] == phase}
-
-    def for_task(self, name: str) -> Options:
-        """Return options that evaluate one of several tasks alone.
-
-        Raises:
-            OptionError: there is no such task.
-        """
-        found, expected = f"{name!r} for a {self.model_type}", "no task: the file has none to choose from"
-        raise OptionError([Problem("--task", found, expected)], self.source)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain data that load to equal options: the file's keys with all overrides in place."""

@@ -12,6 +12,7 @@ import torch
 from ..config import OptionError, Options, Problem
 from ..config.schema import Train
 from ..files import write_atomically
+from ..models import MODELS
 from .agreement import require_agreement
 from .build import Parts, build_kind, build_parts
 from .distributed import (
@@ -136,7 +137,7 @@ def test(
         OptionError: something does not fit.
     """
     if task is not None:
-        options = options.for_task(task)
+        options = MODELS.find(options.model_type).for_task(options, task)  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     adopt_slurm_variables(launcher, options.dist_params.port)
     log_to_console(is_main_process())
     problems = device_problems(options.num_gpu, launcher)

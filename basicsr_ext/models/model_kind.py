@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from ..config import DatasetOptions, Options
+from ..config import DatasetOptions, OptionError, Options, Problem
 from ..data import build_eval_dataset, build_train_dataset
 from ..data.sampling import Share, Stage
 from ..metrics import build_metric
@@ -122,6 +122,16 @@ class ModelKind(ABC, Generic[OptionsT]):
             ValueError: a folder, file or pair is missing, or options contradict each other.
         """
         return {name: build_eval_dataset(option, options.scale)}
+
+    @classmethod
+    def for_task(cls, options: OptionsT, name: str) -> OptionsT:
+        """Return options that evaluate one of several tasks alone.
+
+        Raises:
+            OptionError: there is no such task.
+        """
+        found, expected = f"{name!r} for a {options.model_type}", "no task: the file has none to choose from"
+        raise OptionError([Problem("--task", found, expected)], options.source)
 
     def deciding(self, sets: Sequence[str]) -> Sequence[str]:
         """Return the evaluation sets that decide which weights are best, by their first metric's mean.

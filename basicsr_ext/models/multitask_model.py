@@ -23,7 +23,6 @@ from ..data.pairs import ImagePairs
 from ..data.sampling import Share, Stage
 from ..data.sections import ImageSection
 from ..registry import DEGRADATIONS
-from ..spelling import nearest
 from . import MODELS
 from .model_kind import Networks
 from .restoration_model import RestorationModel, RestorationOptions, RestorationVal
@@ -114,16 +113,7 @@ class MultiTaskOptions(RestorationOptions):
         chosen = facts.get("val.best_task")
         if chosen is not None and None not in names and names and chosen not in (*names, _MEAN):
             expected = f"one of the tasks, {', '.join(names)}, or mean"
-            yield Problem("val.best_task", repr(chosen), expected, nearest(chosen, [*names, _MEAN]))
-
-    @override
-    def for_task(self, name: str) -> MultiTaskOptions:
-        tasks = [task for task in self.tasks if task.name == name]
-        if not tasks:
-            known = [task.name for task in self.tasks]
-            expected = f"one of the tasks, {', '.join(known)}"
-            raise OptionError([Problem("--task", repr(name), expected, nearest(name, known))], self.source)
-        return self.model_copy(update={"tasks": tasks})
+            yield Problem("val.best_task", repr(chosen), expected)
 
 
 @MODELS.register()
@@ -161,6 +151,15 @@ class MultiTaskModel(RestorationModel):
             f"{name}_{task}": TaskPairs(pairs, task)
             for task, pairs in _pairs_by_task(option, options.tasks).items()
         }
+
+    @classmethod
+    @override
+    def for_task(cls, options: MultiTaskOptions, name: str) -> MultiTaskOptions:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tasks = [task for task in options.tasks if task.name == name]
+        if not tasks:
+            expected = f"one of the tasks, {', '.join(task.name for task in options.tasks)}"
+            raise OptionError([Problem("--task", repr(name), expected)], options.source)
+        return options.model_copy(update={"tasks": tasks})
 
     @override
     def deciding(self, sets: Sequence[str]) -> Sequence[str]:

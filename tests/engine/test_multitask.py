@@ -222,8 +222,6 @@ def test_tasks_that_do_not_fit_are_one_line(tmp_path, tasks, message):
 def test_an_unknown_task_that_is_to_decide_is_one_line(tmp_path):
     written = options(tmp_path)
     written["val"] = {**written["val"], "best_task": "dn_g52"}
-    message = (
-        r"val.best_task: found 'dn_g52', expected one of the tasks, sr_x2, dn_g25, or mean; did you mean"
-    )
+    message = r"val.best_task: found 'dn_g52', expected one of the tasks, sr_x2, dn_g25, or mean"
     with pytest.raises(OptionError, match=message):
         load_options(written)
