@@ -144,10 +144,13 @@ class TestThePage:
 
     def test_text_of_others_is_escaped(self, tmp_path):
         folder = example(tmp_path, "<script>", suffix=HOSTILE)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(entry(40, f"val/{HOSTILE}", psnr=1.0)) + "\n")
         text = page(folder)
-        assert "document.title='taken'" not in text
+        assert "<script>document" not in text
         assert "<h1>&lt;script&gt;</h1>" in text
         assert data_of(text)["runs"] == ["<script>"]
+        assert f"{HOSTILE}: psnr" in [chart["title"] for chart in data_of(text)["charts"]]
 
     def test_300000_points_make_less_than_3_mb(self, tmp_path):
         rng = np.random.default_rng(0)
