@@ -248,19 +248,15 @@ _PATCH = 64
 
 def _counted(spec: Mapping[str, Any]) -> dict[str, str]:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from ..archs import build_network
+    from ..archs.counting import count
 
     with torch.device("meta"):
-        network = build_network(spec).eval()
+        network = build_network(spec)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     counted = {"parameters": f"{parameters:,} ({parameters / 1e6:.2f} M)"}
     with suppress(Exception):  # not every network takes one image of three channels, without values
-        image = torch.zeros(1, 3, _PATCH, _PATCH, device="meta")
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(image)
-        counted[f"multiply-adds of an input of {_PATCH} x {_PATCH}"] = (
-            f"{counter.get_total_flops() / 2e9:.3f} G"
-        )
+        multiply_adds = count(network, (3, _PATCH, _PATCH)).multiply_adds
+        counted[f"multiply-adds of an input of {_PATCH} x {_PATCH}"] = f"{multiply_adds / 1e9:.3f} G"
     return counted
