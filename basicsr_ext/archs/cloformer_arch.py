@@ -86,7 +86,7 @@ class Stem(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-class Stage(nn.Module):
+class CloLayer(nn.Module):
     """Blocks, the last of which may lead to the next stage."""
 
     def __init__(self, blocks: Sequence[Block], use_checkpoint: bool) -> None:
@@ -163,7 +163,7 @@ class CloFormer(nn.Module):
         last = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * i / last for i in range(sum(depths))])
 
-        def stage(index: int) -> Stage:
+        def stage(index: int) -> CloLayer:
             dim, kernel = embed_dims[index], mlp_kernel_sizes[index]
             blocks = []
             for i in range(depths[index]):
@@ -187,7 +187,7 @@ class CloFormer(nn.Module):
                         next(rates),
                     )
                 )
-            return Stage(blocks, use_checkpoint)
+            return CloLayer(blocks, use_checkpoint)
 
         self.patch_embed = Stem(in_chans, embed_dims[0])
         self.layers = nn.ModuleList(stage(index) for index in range(len(depths)))

@@ -114,7 +114,7 @@ class LayerScale(nn.Module):
         return x * self.weight
 
 
-class Stage(nn.Module):
+class TransformerStage(nn.Module):
     """Pre-norm blocks of attention and a feed-forward network, under the release's keys.
 
     Args:
@@ -208,7 +208,7 @@ class DeformableTransformer(nn.Module):
     def __init__(
         self,
         patch_proj: Reduction,
-        stages: Sequence[Stage],
+        stages: Sequence[TransformerStage],
         down_projs: Sequence[Reduction],
         features: int,
         num_classes: int,
@@ -360,7 +360,7 @@ class DAT(DeformableTransformer):
         for i, dim in enumerate(dims):
             mlp = ConvMlp if use_dwc_mlps[i] else LinearMlp
             stages.append(
-                Stage(
+                TransformerStage(
                     dim_stem if i == 0 else dim,
                     dim,
                     [attention(i, kind) for kind in stage_spec[i]],

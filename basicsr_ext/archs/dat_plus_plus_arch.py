@@ -22,7 +22,7 @@ from .dat_arch import (
     LinearMlp,
     LocalAttention,
     Reduction,
-    Stage,
+    TransformerStage,
     check_blocks,
     check_stages,
     drop_path_rates,
@@ -183,7 +183,7 @@ class DATPlusPlus(DeformableTransformer):
         for i, dim in enumerate(dims):
             mlp = ConvMlp if use_dwc_mlps[i] else LinearMlp
             stages.append(
-                Stage(
+                TransformerStage(
                     dim_stem if i == 0 else dim,
                     dim,
                     [attention(i, kind) for kind in stage_spec[i]],

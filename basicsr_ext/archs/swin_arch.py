@@ -77,7 +77,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
-class Stage(nn.Module):
+class BasicLayer(nn.Module):
     """Blocks, every second one shifted, and the merging that leads to the next stage."""
 
     def __init__(
@@ -169,7 +169,7 @@ class SwinTransformer(nn.Module):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
 
-        def stage(index: int) -> Stage:
+        def stage(index: int) -> BasicLayer:
             dim, shortest = embed_dim * 2**index, min(self.size) // 2**index
             side = max(min(window_size, shortest), 1)
             step = window_size // 2 if shortest > window_size else 0
@@ -193,7 +193,7 @@ class SwinTransformer(nn.Module):
                 for i in range(depths[index])
             ]
             downsample = PatchMerging(dim) if index < len(depths) - 1 else None
-            return Stage(blocks, downsample, use_checkpoint)
+            return BasicLayer(blocks, downsample, use_checkpoint)
 
         self.layers = nn.ModuleList(stage(index) for index in range(len(depths)))
         features = embed_dim * 2 ** (len(depths) - 1)
