@@ -157,7 +157,7 @@ def test_workers_outlive_sigterm_as_long_as_their_parent_wants_and_no_longer(mon
     (worker,) = multiprocessing.active_children()
     iterator.close()
     worker.join(60)
-    assert worker.exitcode == -signal.SIGKILL
+    assert worker.exitcode in (0, -signal.SIGKILL)  # by itself, or because it was too slow at that
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -151,7 +151,7 @@ def test_the_option_says_which_task_decides_what_is_best(tmp_path, chosen, decid
     written["val"] = {**written["val"], "best_task": chosen}
     run = trainer(written)
     names = ["photos_sr_x2", "photos_dn_g25", "again_sr_x2", "again_dn_g25"]
-    assert list(run.validator._loaders) == names
+    assert list(run.validator._datasets) == names
     assert run.kind.deciding(names) == deciding
 
 

@@ -110,8 +110,8 @@ def volume(slices, side=SIDE):
     seen = images[0, :, 0] > 0.5
     label = seen if side == SIDE else torch.ones(slices, side, side, dtype=torch.bool)
     return {
-        "support_images": torch.rand(1, 2, 3, SIDE, SIDE, generator=generator),
-        "support_masks": torch.rand(1, 2, SIDE, SIDE, generator=generator).round(),
+        "support_images": torch.rand(1, 2, 4, 3, SIDE, SIDE, generator=generator),
+        "support_masks": torch.rand(1, 2, 4, SIDE, SIDE, generator=generator).round(),
         "query_images": images,
         "part": (torch.arange(slices) * 2 // slices)[None],
         "label": label[None],
@@ -131,8 +131,8 @@ def test_slices_are_segmented_by_the_last_round_a_few_at_a_time_each_with_its_su
     assert max(len(queries) for *_, queries in network.calls) <= 8
     images, masks, queries = (torch.cat(parts) for parts in zip(*network.calls, strict=True))
     assert torch.equal(queries, item["query_images"][0])
-    assert torch.equal(images[:, 0], item["support_images"][0][item["part"][0]])
-    assert torch.equal(masks[:, 0], item["support_masks"][0][item["part"][0]])
+    assert torch.equal(images, item["support_images"][0][item["part"][0]])
+    assert torch.equal(masks, item["support_masks"][0][item["part"][0]])
 
 
 def test_a_tie_is_background(tmp_path):
