@@ -208,6 +208,7 @@ def run(mixer: str, task: str, seed: int, settings: Settings, folder: Path) -> d
     started = time.perf_counter()
     summary = bx.train(bx.load_options(options(mixer, task, seed, settings, folder)), auto_resume=True)
     lines = [json.loads(line) for line in (summary.folder / "metrics.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["kind"] == "val/val"]
     return {
         "mixer": mixer,
         "task": task,
@@ -220,11 +221,8 @@ def run(mixer: str, task: str, seed: int, settings: Settings, folder: Path) -> d
         "wall_seconds": round(time.perf_counter() - started, 1),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if settings.device == "cuda" else processor(),
-        "curve": [
-            {"iteration": line["iteration"], "psnr": line["psnr"]}
-            for line in lines
-            if line["kind"] == "val/val"
-        ],
+        "bicubic": scored[-1].get("bicubic_psnr"),
+        "curve": [{"iteration": line["iteration"], "psnr": line["psnr"]} for line in scored],
     }
 
 

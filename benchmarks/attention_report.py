@@ -235,6 +235,11 @@ Multiply-adds are of one patch; seconds and memory of a forward and backward pas
         if not groups:
             continue
         parts.append(f"\n## {title}\n\n{table(groups)}\n")
+        bicubic = next((r["bicubic"] for group in groups.values() for r in group if r.get("bicubic")), None)
+        if bicubic is not None:
+            parts.append(
+                f"\nBicubic enlargement has {bicubic:.3f} dB: what lies below has yet to learn that much.\n"
+            )
         if task in plots:
             parts.append(f"\n![PSNR over iterations and time]({plots[task]})\n")
         if lines := answers(groups):
@@ -248,7 +253,7 @@ Multiply-adds are of one patch; seconds and memory of a forward and backward pas
 A difference smaller than the spread over seeds is none. At equal time the slower mixer is read off before
 the end of its schedule, where its learning rate is still high: that counts against it. With
 {first["parameters"] / 1000:.0f} thousand parameters and {settings["iterations"]} iterations this shows how
-fast mixers learn the first tenths of a decibel. Published networks have 8 to 200 times the parameters and a
+fast mixers learn at the very beginning. Published networks have 8 to 200 times the parameters and a
 thousand times the iterations, and offsets that start at zero have had little time to move. Some mixers
 contain convolutions, others do not; the table cannot tell attention from that. Nothing is said about other
 tasks, larger images, or mixers with other arguments; `--data`, `--iterations` and `--parameters` are for
