@@ -238,7 +238,7 @@ Multiply-adds are of one patch; seconds and memory of a forward and backward pas
         bicubic = next((r["bicubic"] for group in groups.values() for r in group if r.get("bicubic")), None)
         if bicubic is not None:
             parts.append(
-                f"\nBicubic enlargement has {bicubic:.3f} dB: what lies below has yet to learn that much.\n"
+                f"\nBicubic enlargement has {bicubic:.3f} dB: what lies below has yet to get there.\n"
             )
         if task in plots:
             parts.append(f"\n![PSNR over iterations and time]({plots[task]})\n")

@@ -110,6 +110,8 @@ def test_the_page_has_a_row_for_each_mixer_best_first(tmp_path):
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["mswin_deformable_branch", "mswin"]
     assert "31.510 ± 1.010 | 3 | 110,000 | 400 M | 2.000 | 100 MB | 32, 2.00 |" in rows[0]
+    assert "Bicubic" not in page
+    assert "Bicubic enlargement has 29.500 dB" in build_page([{**RECORDS[0], "bicubic": 29.5}], {})
 
 
 def test_plots_are_drawn_where_matplotlib_is(tmp_path):
