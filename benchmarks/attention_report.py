@@ -237,7 +237,7 @@ Multiply-adds are of one patch; seconds and memory of a forward and backward pas
         parts.append(f"\n## {title}\n\n{table(groups)}\n")
         bicubic = next((r["bicubic"] for group in groups.values() for r in group if r.get("bicubic")), None)
         if bicubic is not None:
-            parts.append(f"\nBicubic enlargement has {bicubic:.3f} dB, which not all have reached.\n")
+            parts.append(f"\nBicubic enlargement has {bicubic:.3f} dB.\n")
         if task in plots:
             parts.append(f"\n![PSNR over iterations and time]({plots[task]})\n")
         if lines := answers(groups):
