@@ -22,6 +22,7 @@ def scores_of(folder):
     return [line for line in lines if line["kind"].startswith("val/")]
 
 
+@pytest.mark.slow
 def test_two_ranks_log_the_losses_and_scores_of_one_process(tmp_path, train_command):
     one = train_command(tiny_options(tmp_path / "one"))
     assert one.returncode == 0, one.stderr
@@ -153,6 +154,7 @@ def test_help_and_option_errors_answer_without_importing_torch(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_same_bits(tmp_path, train_command, options_file):
     assert train_command(tiny_options(tmp_path / "whole")).returncode == 0
     options = tiny_options(tmp_path / "killed")

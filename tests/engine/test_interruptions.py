@@ -235,6 +235,7 @@ def failing(folder, tmp_path):
     return options
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_brings_all_down_and_its_error_is_shown_once(tmp_path, options_file):
     options = options_file(failing(tmp_path / "run", tmp_path))
     command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", "-opt", options]
@@ -245,6 +246,7 @@ def test_a_rank_that_dies_brings_all_down_and_its_error_is_shown_once(tmp_path, 
     assert output.count("Traceback (most recent call last)") == 2, output  # the rank's, and torchrun's own
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_failed_run_and_it_resumes_by_itself(tmp_path, options_file):
     options = failing(tmp_path / "run", tmp_path)
     command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "--max-restarts=1", "train.py", "-opt"]
@@ -276,6 +278,7 @@ def test_a_run_of_two_ranks_goes_on_with_one_and_the_same_samples(tmp_path, trai
         torch.testing.assert_close(two["params"][name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_slurm_variables_start_a_run_of_several_processes(tmp_path, options_file):
     command = [
         sys.executable,

@@ -110,6 +110,7 @@ def test_a_run_saves_logs_and_scores_everything_by_name(tmp_path):
     assert 0 <= summary.baselines["all_true"]["held_out"]["agreement"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "victim"), [(1, 0), (2, 0), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(tmp_path, options_file, ranks, victim):
     (tmp_path / "killer.py").write_text(KILLER)

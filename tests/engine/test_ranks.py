@@ -19,7 +19,8 @@ def forget(folder, iteration):
         (folder / name).unlink()
 
 
-@pytest.mark.parametrize("ranks", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [3, 4])
 def test_a_run_of_several_ranks_resumes_with_the_same_bits(tmp_path, train_command, ranks):
     options = tiny_options(tmp_path, grad_accum=2)
     options["network_g"]["drop_path_rate"] = 0.5
