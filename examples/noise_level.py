@@ -71,10 +71,7 @@ class NoiseLevelModel(ModelKind[NoiseLevelOptions]):
     ) -> Judgement:
         truth = deviation(item["lq"] - item["gt"])
         guesses = networks["net_g"](item["lq"]), torch.full_like(truth, 25)
-        found, constant = (
-            {name: metric.statistic(guess, truth) for name, metric in self._metrics.items()}
-            for guess in guesses
-        )
+        found, constant = (self.statistics(guess, truth) for guess in guesses)
         return Judgement(found, baselines={"always_25": constant})
 
     @override

@@ -19,7 +19,6 @@ from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from ..data.samples import TrainSet
@@ -114,11 +113,8 @@ class ClassificationModel(ModelKind[ClassificationOptions]):
         scores = networks["net_g"](image)
         if int(label.max()) >= scores.shape[1]:
             raise ValueError(f"network_g gives {scores.shape[1]} classes, {dataset} has more")
-        baselines = {"nearest_mean": self._statistics(item["guess"][0], label)} if "guess" in item else {}
-        return Judgement(self._statistics(scores, label), baselines)
-
-    def _statistics(self, scores: torch.Tensor, label: torch.Tensor) -> dict[str, Any]:
-        return {name: metric.statistic(scores, label) for name, metric in self._metrics.items()}
+        baselines = {"nearest_mean": self.statistics(item["guess"][0], label)} if "guess" in item else {}
+        return Judgement(self.statistics(scores, label), baselines)
 
     @override
     @classmethod

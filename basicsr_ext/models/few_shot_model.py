@@ -86,7 +86,7 @@ class FewShotModel(ModelKind[FewShotOptions]):
         found = self._segmented(networks["net_g"], item, (label.shape[1], label.shape[2]))
         target = (organ, label)
         return Judgement(
-            self._statistics(found, target), {"support_mask": self._statistics(item["copy"][0], target)}
+            self.statistics(found, target), {"support_mask": self.statistics(item["copy"][0], target)}
         )
 
     def _segmented(self, network: nn.Module, item: Mapping[str, Any], size: tuple[int, int]) -> torch.Tensor:
@@ -103,9 +103,6 @@ class FewShotModel(ModelKind[FewShotOptions]):
                 logits = interpolate(logits, size, mode="bilinear")
             found.append(logits[:, 1] > logits[:, 0])  # ties are background
         return torch.cat(found)
-
-    def _statistics(self, found: torch.Tensor, target: tuple[str, torch.Tensor]) -> dict[str, Any]:
-        return {name: metric.statistic(found, target) for name, metric in self._metrics.items()}
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, background: float = 1.0, foreground: float = 1.0) -> Tensor:

@@ -212,6 +212,10 @@ class ModelKind(ABC, Generic[OptionsT]):
         """
         return None
 
+    def statistics(self, prediction: Any, target: Any) -> dict[str, Any]:
+        """Return what each metric of ``val.metrics`` needs to know of one sample."""
+        return {name: metric.statistic(prediction, target) for name, metric in self._metrics.items()}
+
     def name_of(self, item: Mapping[str, Any]) -> str:
         """Return what messages call a sample of an evaluation set."""
         return str(item.get("name", item.get("index", "a sample")))
