@@ -16,6 +16,17 @@ ROOT = Path(__file__).parent.parent
 # Results are the same to the bit only with the same number of threads.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
+TINY_EDT: dict[str, Any] = {
+    "type": "EDT",
+    "scales": [2],
+    "window_size": [2, 8],
+    "num_feat": 4,
+    "embed_dim": 12,
+    "depths": [2],
+    "num_heads": [2],
+    "upsampler": "pixelshuffledirect",
+}
+
 
 def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
     """Return options for a tiny EDT x2 in three stages, whose run is in ``folder``; ``train`` adds keys."""
@@ -36,17 +47,7 @@ def tiny_options(folder: Path, **train: Any) -> dict[str, Any]:
             },
             "val": {"type": "SampleImages", "split": "val", "name": "photos"},
         },
-        "network_g": {
-            "type": "EDT",
-            "scales": [2],
-            "window_size": [2, 8],
-            "num_feat": 4,
-            "embed_dim": 12,
-            "depths": [2],
-            "num_heads": [2],
-            "upsampler": "pixelshuffledirect",
-            "drop_path_rate": 0.0,
-        },
+        "network_g": {**TINY_EDT, "drop_path_rate": 0.0},
         "path": {"experiments_root": str(folder.parent)},
         "train": {
             "total_iter": 8,

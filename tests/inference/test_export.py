@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from export import main as export
-from helpers import ROOT
+from helpers import ROOT, TINY_EDT
 
 from basicsr_ext import build_network
 from basicsr_ext.archs.layers.pixel_mixing import _copied, _moved
@@ -37,16 +37,7 @@ RESTORMER = {
     "heads": [1, 2, 4, 8],
 }
 RESTORERS = {
-    "EDT": {
-        "type": "EDT",
-        "scales": [2],
-        "window_size": [2, 8],
-        "num_feat": 4,
-        "embed_dim": 12,
-        "depths": [2],
-        "num_heads": [2],
-        "upsampler": "pixelshuffledirect",
-    },
+    "EDT": TINY_EDT,
     "EMT": {
         "type": "EMT",
         "dim": 20,
