@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark import main
+from helpers import ROOT
 
 import basicsr_ext as bx
 from basicsr_ext.archs.weights import DESCRIPTION
@@ -17,24 +18,19 @@ from basicsr_ext.data.images import write_image
 from basicsr_ext.data.resize import downscale
 from basicsr_ext.inference.description import Description
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-DATA = SCRIPTS.parents[1] / "shared/data"
+DATA = ROOT.parent / "shared/data"
 EDT = {"window_size": [2, 8], "num_feat": 4, "embed_dim": 12, "depths": [2], "num_heads": [2]}
 
 
 @pytest.fixture
-def benchmark(monkeypatch, capsys):
+def benchmark(capsys):
     """benchmark(arguments ...): what it prints, after a run in this process; errors are raised."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark
 
     def run(*arguments: object) -> str:
-        assert benchmark.main(["--device", "cpu", *map(str, arguments)]) == []
+        assert main(["--device", "cpu", *map(str, arguments)]) == []
         return capsys.readouterr().out
 
-    yield run
-    for name in ("benchmark", "_command"):
-        sys.modules.pop(name, None)
+    return run
 
 
 def weights(folder: Path, network: dict, **description: object) -> Path:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
+import profile_network
 import pytest
 
 from basicsr_ext.engine.preflight import footprint
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 FILE = """\
 name: NAME
 scale: 2
@@ -18,17 +16,6 @@ datasets: {val: {type: SampleImages}}
 network_g: {type: EDT, scales: [2], window_size: [2, 8], num_feat: 4, embed_dim: WIDTH, depths: [2],
             num_heads: [2], upsampler: pixelshuffledirect}
 """
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import profile_network
-
-    yield profile_network
-    for name in ("profile_network", "_command"):
-        sys.modules.pop(name, None)
 
 
 def run_folder(folder, lines, waits, validated=()):
@@ -43,12 +30,12 @@ def run_folder(folder, lines, waits, validated=()):
     return folder
 
 
-def test_two_networks_stand_beside_each_other(script, tmp_path, capsys):
+def test_two_networks_stand_beside_each_other(tmp_path, capsys):
     for name, width in {"narrow": "12", "wide": "24"}.items():
         (tmp_path / f"{name}.yml").write_text(FILE.replace("NAME", name).replace("WIDTH", width))
     arguments = ["-opt", tmp_path / "narrow.yml", "--compare", tmp_path / "wide.yml", "--size", 16]
     arguments += ["--repeats", 1, "--device", "cpu"]
-    assert script.main(list(map(str, arguments))) == []
+    assert profile_network.main(list(map(str, arguments))) == []
     told = capsys.readouterr().out
     assert "narrow: EDT, x2, patch 16 x 16, on cpu" in told
     for label in ("parameters", "multiply-adds of a 1280 x 720 result", "activations of the patch"):
@@ -67,20 +54,20 @@ def test_two_networks_stand_beside_each_other(script, tmp_path, capsys):
     ],
 )
 def test_what_a_run_spent_its_time_on_is_read_off_its_log(
-    script, tmp_path, capsys, lines, waits, validated, shares, words
+    tmp_path, capsys, lines, waits, validated, shares, words
 ):
     folder = run_folder(tmp_path, lines, waits, validated)
-    assert list(script.shares_of(folder).values()) == pytest.approx(shares)
-    assert script.main(["--run", str(folder)]) == []
+    assert list(profile_network.shares_of(folder).values()) == pytest.approx(shares)
+    assert profile_network.main(["--run", str(folder)]) == []
     assert words in capsys.readouterr().out
 
 
-def test_a_folder_without_a_run_and_a_run_without_a_log_are_said(script, tmp_path):
+def test_a_folder_without_a_run_and_a_run_without_a_log_are_said(tmp_path):
     with pytest.raises(ValueError, match=r"holds no metrics\.jsonl"):
-        script.main(["--run", str(tmp_path)])
+        profile_network.main(["--run", str(tmp_path)])
     run_folder(tmp_path, [(0, 10)], 0.0)
     with pytest.raises(ValueError, match="two lines of iterations are needed"):
-        script.main(["--run", str(tmp_path)])
+        profile_network.main(["--run", str(tmp_path)])
 
 
 def test_memory_is_estimated_from_the_tensors_that_are_kept_for_the_backward_pass():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+import rescale_schedule
 
 from basicsr_ext import load_options
 from basicsr_ext.config import resolved_stages
 from basicsr_ext.config.yaml_text import edited
 from basicsr_ext.engine.preflight.footprint import Footprint
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RESTORMER = [64, 40, 32, 16, 8, 8]
 PATCHES = [128, 160, 192, 256, 320, 384]
 FILE = """\
@@ -38,29 +35,18 @@ train:
 
 
 @pytest.fixture
-def rescale(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import rescale_schedule
-
-    yield rescale_schedule
-    for name in ("rescale_schedule", "_command"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
 def file(tmp_path):
     path = tmp_path / "tiny.yml"
     path.write_text(FILE.replace("scales: [1]", "scales: [2]").replace("num_gpu", "scale: 2\nnum_gpu"))
     return path
 
 
-def test_restormers_batches_on_two_gpus_are_accumulated_as_little_as_memory_allows(rescale):
-    plan = rescale.keep(RESTORMER, [8, 5, 4, 2, 1, 1], 2)
+def test_restormers_batches_on_two_gpus_are_accumulated_as_little_as_memory_allows():
+    plan = rescale_schedule.keep(RESTORMER, [8, 5, 4, 2, 1, 1], 2)
     assert (plan.accumulated, plan.micro) == (4, (8, 5, 4, 2, 1, 1))
     assert plan.totals == tuple(RESTORMER)
-    assert rescale.keep(RESTORMER, [16, 10, 8, 4, 2, 2], 2).accumulated == 2
-    assert rescale.keep(RESTORMER, [99] * 6, 8).accumulated == 1
+    assert rescale_schedule.keep(RESTORMER, [16, 10, 8, 4, 2, 2], 2).accumulated == 2
+    assert rescale_schedule.keep(RESTORMER, [99] * 6, 8).accumulated == 1
 
 
 @pytest.mark.parametrize(
@@ -78,24 +64,24 @@ def test_restormers_batches_on_two_gpus_are_accumulated_as_little_as_memory_allo
         ),
     ],
 )
-def test_stages_that_cannot_keep_their_batch_are_named(rescale, largest, gpus, words):
-    assert rescale.keep(RESTORMER, largest, gpus) is None
-    told = rescale.reasons(RESTORMER, largest, PATCHES, gpus)
+def test_stages_that_cannot_keep_their_batch_are_named(largest, gpus, words):
+    assert rescale_schedule.keep(RESTORMER, largest, gpus) is None
+    told = rescale_schedule.reasons(RESTORMER, largest, PATCHES, gpus)
     for part in words:
         assert any(line.startswith(part) for line in told)
 
 
-def test_the_nearest_batches_are_those_that_deviate_least(rescale):
-    plan = rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 1], 2)
+def test_the_nearest_batches_are_those_that_deviate_least():
+    plan = rescale_schedule.nearest(RESTORMER, [8, 5, 3, 2, 1, 1], 2)
     assert plan.totals == (64, 40, 24, 16, 8, 8)
-    assert rescale.nearest(RESTORMER, [8, 5, 3, 2, 1, 0], 2) is None
-    assert rescale.nearest([9, 9], [99, 99], 2) == rescale.Plan(1, (5, 5), (10, 10))
+    assert rescale_schedule.nearest(RESTORMER, [8, 5, 3, 2, 1, 0], 2) is None
+    assert rescale_schedule.nearest([9, 9], [99, 99], 2) == rescale_schedule.Plan(1, (5, 5), (10, 10))
 
 
-def test_the_written_file_has_the_published_batches_and_every_comment(rescale, file, capsys):
+def test_the_written_file_has_the_published_batches_and_every_comment(file, capsys):
     out = file.with_name("out.yml")
     arguments = ["-opt", file, "--gpus", 2, "--memory", 24, "--out", out, "--device", "cpu"]
-    assert rescale.main(list(map(str, arguments))) == []
+    assert rescale_schedule.main(list(map(str, arguments))) == []
     told = capsys.readouterr().out
     assert "32 x 1 x 2 = 64" in told
     assert "learning rate: 0.0002, as published" in told
@@ -105,19 +91,21 @@ def test_the_written_file_has_the_published_batches_and_every_comment(rescale, f
     stages = resolved_stages(load_options(out))
     assert [stage.batch_size_per_gpu for stage in stages] == [32, 8]
     with pytest.raises(Exception, match="exists; name another file with --out, or add --overwrite"):
-        rescale.main(list(map(str, arguments)))
+        rescale_schedule.main(list(map(str, arguments)))
 
 
-def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatch):
+def test_accumulation_is_written_where_memory_is_short(file, monkeypatch):
     small = Footprint(0, 0, 0, 0, 0, {16: 2**30, 32: 2**30}, "estimated")
-    monkeypatch.setattr(rescale, "footprint", lambda *_: small)
+    monkeypatch.setattr(rescale_schedule, "footprint", lambda *_: small)
     out = file.with_name("tiny_2x10.yml")
-    assert rescale.main(["-opt", str(file), "--gpus", "2", "--memory", "10"]) == []
+    assert rescale_schedule.main(["-opt", str(file), "--gpus", "2", "--memory", "10"]) == []
     written = load_options(out)
     assert written.train.grad_accum == 4
     assert written.num_gpu == 2
     assert [stage.batch_size_per_gpu for stage in resolved_stages(written)] == [8, 2]
-    told = rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--out", str(file) + "3"])
+    told = rescale_schedule.main(
+        ["-opt", str(file), "--gpus", "3", "--memory", "10", "--out", str(file) + "3"]
+    )
     assert told[-1] == "nothing is written; --nearest writes the nearest batches there are"
 
 
@@ -129,12 +117,12 @@ def test_accumulation_is_written_where_memory_is_short(rescale, file, monkeypatc
     ],
 )
 def test_the_learning_rate_follows_where_all_stages_change_alike(
-    rescale, file, monkeypatch, capsys, batches, totals, rate, words
+    file, monkeypatch, capsys, batches, totals, rate, words
 ):
     small = Footprint(0, 0, 0, 0, 0, {16: 2**30, 32: 2**30}, "estimated")
-    monkeypatch.setattr(rescale, "footprint", lambda *_: small)
+    monkeypatch.setattr(rescale_schedule, "footprint", lambda *_: small)
     file.write_text(file.read_text().replace("[8, 2]", batches))
-    assert rescale.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--nearest"]) == []
+    assert rescale_schedule.main(["-opt", str(file), "--gpus", "3", "--memory", "10", "--nearest"]) == []
     written = load_options(file.with_name("tiny_3x10.yml"))
     assert written.train.optim_g.lr == pytest.approx(rate)
     share = 3 * written.train.grad_accum
@@ -142,10 +130,10 @@ def test_the_learning_rate_follows_where_all_stages_change_alike(
     assert words in capsys.readouterr().out
 
 
-def test_batches_per_gpu_of_nobody_knows_how_many_gpus_are_asked_about(rescale, file):
+def test_batches_per_gpu_of_nobody_knows_how_many_gpus_are_asked_about(file):
     file.write_text(file.read_text().replace("num_gpu: 8", "num_gpu: auto"))
     with pytest.raises(ValueError, match="does not say how many; --from_gpus does"):
-        rescale.main(["-opt", str(file), "--gpus", "2", "--memory", "24"])
+        rescale_schedule.main(["-opt", str(file), "--gpus", "2", "--memory", "24"])
 
 
 @pytest.mark.parametrize(
