@@ -297,7 +297,7 @@ class QuerySet:
     Of several support volumes each gives its slices. An item holds ``support_images`` float32 (P, S, 3, side,
     side), ``support_masks`` (P, S, side, side), ``query_images`` (n, 3, side, side), ``part`` int64 (n), the
     support slices of each query slice, ``label`` bool (n, H, W) as stored, ``copy`` bool (n, H, W), what most
-    of the support's masks show in their place, ``organ``, ``name``.
+    of the support's masks show in their place, ``slices`` int64 (n), their numbers, ``organ``, ``name``.
 
     Args:
         source: of volumes with labels.
@@ -348,7 +348,7 @@ class QuerySet:
     def __getitem__(self, index: int) -> dict[str, Any]:
         organ, number = self._items[index]
         try:
-            query, label = self._shown(number, organ, whole=self._whole)
+            query, label, slices = self._shown(number, organ, whole=self._whole)
             supports = [self._support_slices(support, organ) for support in self._supports]
         except Exception as error:
             raise SampleError(f"{organ}, volume {self.source.names[number]}: {error}") from error
@@ -362,6 +362,7 @@ class QuerySet:
             "part": torch.from_numpy(part),
             "label": torch.from_numpy(label),
             "copy": copies[part],
+            "slices": torch.from_numpy(slices),
             "organ": organ,
             "name": f"{organ} of volume {self.source.names[number]}",
             "index": index,
@@ -369,12 +370,12 @@ class QuerySet:
 
     def _support_slices(self, number: int, organ: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the slices of a support volume that stand for the parts, (P, H, W), and their masks."""
-        image, mask = self._shown(number, organ)
+        image, mask, _ = self._shown(number, organ)
         chosen = support_slices(len(image), self._parts)
         return image[chosen], mask[chosen]
 
-    def _shown(self, number: int, organ: str, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slices of a volume that show an organ, or all, (n, H, W), and its mask there."""
+    def _shown(self, number: int, organ: str, whole: bool = False) -> tuple[np.ndarray, ...]:
+        """Return the slices of a volume that show an organ, or all, (n, H, W), its mask, their numbers."""
         image, mask = self.source.image(number), self.source.label(number) == self._organs[organ]
-        kept = np.ones(len(mask), bool) if whole else mask.any((1, 2))
-        return image[kept], mask[kept]
+        kept = np.flatnonzero(mask.any((1, 2)) | whole)
+        return image[kept], mask[kept], kept

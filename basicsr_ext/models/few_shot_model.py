@@ -15,11 +15,13 @@ from . import MODELS
 from .model_kind import Judgement, ModelKind, Networks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
 _AT_ONCE = 8
 """Query slices that are segmented together in an evaluation."""
+_PANELS = ("support", "query and truth", "prediction on top")
 
 
 class FewShotTrain(Train):
@@ -85,9 +87,15 @@ class FewShotModel(ModelKind[FewShotOptions]):
         label, organ = item["label"][0], item["organ"]
         found = self._segmented(networks["net_g"], item, (label.shape[1], label.shape[2]))
         target = (organ, label)
-        return Judgement(
-            self.statistics(found, target), {"support_mask": self.statistics(item["copy"][0], target)}
-        )
+        baselines = {"support_mask": self.statistics(item["copy"][0], target)}
+        masks = {
+            f"{self.name_of(item)}/{number:03}": mask
+            for number, mask in zip(
+                item["slices"][0].tolist(), found.byte().mul(255).cpu().numpy(), strict=True
+            )
+        }
+        pictures = {self.name_of(item): _drawn(item, found)} if draw else {}
+        return Judgement(self.statistics(found, target), baselines, pictures, masks, _PANELS)
 
     def _segmented(self, network: nn.Module, item: Mapping[str, Any], size: tuple[int, int]) -> torch.Tensor:
         """Return where the network sees the organ in each query slice, (n, *size) bool."""
@@ -103,6 +111,32 @@ class FewShotModel(ModelKind[FewShotOptions]):
                 logits = interpolate(logits, size, mode="bilinear")
             found.append(logits[:, 1] > logits[:, 0])  # ties are background
         return torch.cat(found)
+
+
+def _drawn(item: Mapping[str, Any], found: Tensor) -> np.ndarray:
+    """Return the middle slice of each part, its first support slice on the left, with contours."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    from ..inference import comparison
+    from ..inference.contours import PREDICTION, TRUTH, with_contours
+
+    part, size = item["part"][0], (found.shape[1], found.shape[2])
+    middle = torch.stack([(part == p).nonzero().median() for p in part.unique()])
+    support, support_masks = (item[key][0][part[middle], 0] for key in ("support_images", "support_masks"))
+    query, truth = item["query_images"][0][middle], item["label"][0][middle]
+
+    def slices(images: Tensor) -> np.ndarray:
+        return interpolate(images[:, :1], size, mode="bilinear")[:, 0].cpu().numpy()
+
+    on_support = interpolate(support_masks[:, None], size)[:, 0].cpu().numpy(), TRUTH
+    on_query = (truth.cpu().numpy(), TRUTH), (found[middle].cpu().numpy(), PREDICTION)
+    panels = (
+        with_contours(slices(support), on_support),
+        with_contours(slices(query), *on_query[:1]),
+        with_contours(slices(query), *on_query),
+    )
+    return comparison(dict(zip(_PANELS, panels, strict=True)), side=max(panels[0].shape))
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, background: float = 1.0, foreground: float = 1.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from basicsr_ext import load_options
 from basicsr_ext.archs.catnet_arch import CATNetOutput
 from basicsr_ext.config import OptionError
+from basicsr_ext.inference.contours import PREDICTION, TRUTH
 from basicsr_ext.models.few_shot_model import FewShotModel, pixel_loss
 
 SIDE = 6
@@ -116,7 +118,9 @@ def volume(slices, side=SIDE):
         "part": (torch.arange(slices) * 2 // slices)[None],
         "label": label[None],
         "copy": ~label[None],
+        "slices": torch.arange(4, 4 + slices)[None],
         "organ": "liver",
+        "name": "liver of 3",
     }
 
 
@@ -152,6 +156,49 @@ def test_predictions_are_enlarged_smoothly_to_the_labels_size(tmp_path):
     hits = int((wanted[:, 1] > wanted[:, 0]).sum())
     found = made.evaluate(made.networks, item, "patients", 0, False).statistics["dice"]
     assert found == ("liver", hits, 0, 144 - hits)
+
+
+def test_predicted_masks_are_results_by_the_number_of_their_slice(tmp_path):
+    network, item = Bright(), volume(3)
+    made = model(tmp_path, network)
+    judged = made.evaluate(made.networks, item, "patients", 0, False)
+    assert list(judged.results) == ["liver of 3/004", "liver of 3/005", "liver of 3/006"]
+    for mask, label in zip(judged.results.values(), item["label"][0].numpy(), strict=True):
+        assert mask.dtype == np.uint8
+        assert np.array_equal(mask, label * 255)
+    assert not judged.pictures
+
+
+def test_pictures_show_the_middle_slice_of_each_part_with_truth_and_prediction(tmp_path):
+    network, item = Bright(), volume(7)  # parts of four slices and three; middle ones are 1 and 5
+    item["query_images"][:] = 0
+    item["query_images"][0, 1, :, :3], item["query_images"][0, 5, :, :, :2] = 1, 1
+    item["label"] = torch.zeros_like(item["label"])
+    item["label"][0, 1, 3:], item["label"][0, 5] = True, True
+    item["support_masks"] = torch.ones_like(item["support_masks"])
+    made = model(tmp_path, network)
+    judged = made.evaluate(made.networks, item, "patients", 0, True)
+    (picture,) = judged.pictures.values()
+    factor = -(-256 // SIDE)
+    side = SIDE * factor
+    assert picture.shape == (20 + 2 * side, 3 * side, 3)
+    assert judged.panels == ("support", "query and truth", "prediction on top")
+    support, truth, both = (picture[20:, n * side : (n + 1) * side] for n in range(3))
+
+    def rim(rows, columns):
+        mask = np.zeros((2 * side, side), bool)
+        mask[rows, columns] = True
+        inner = slice(rows.start + 1, rows.stop - 1), slice(columns.start + 1, columns.stop - 1)
+        mask[inner] = False
+        return mask
+
+    whole, first, second = slice(0, side), slice(0, side), slice(side, 2 * side)
+    lower = rim(slice(3 * factor, side), whole) | rim(second, whole)
+    predicted = rim(slice(0, 3 * factor), whole) | rim(second, slice(0, 2 * factor))
+    assert np.array_equal((support == TRUTH).all(-1), rim(first, whole) | rim(second, whole))
+    assert np.array_equal((truth == TRUTH).all(-1), lower)
+    assert np.array_equal((both == PREDICTION).all(-1), predicted)
+    assert np.array_equal((both == TRUTH).all(-1), lower & ~predicted)
 
 
 def test_masks_have_no_scale(tmp_path):
