@@ -10,9 +10,11 @@ from typing_extensions import override
 from ..config import LoaderKeys
 from ..config.paths import VolumeRoot
 from ..config.values import Expect, NonNegativeFloat, PositiveFloat, PositiveInt
+from ..files import user_path
 from . import DATASETS
+from .mapped_volumes import MappedVolumes
 from .phantoms import ORGANS, PhantomSource
-from .sections import DatasetSection
+from .sections import CacheMode, DatasetSection
 from .volumes import Kind, NiftiVolumes, VolumeSource, fold_of
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class FewShotSection(DatasetSection):
 
         Args:
             training: those to train on.
-            whatever: of files, too, that are missing or do not fit together.
+            whatever: of files, too, that are missing or do not fit together; as they are, without a cache.
 
         Raises:
             ValueError: files are missing or do not fit together.
@@ -146,6 +148,11 @@ class FewShotVolumes(FewShotSection):
         description="Fold of the cross-validation: evaluated are its volumes, trained on are all others. "
         "Default: all volumes for both.",
     )
+    cache: CacheMode = Field(
+        default="none",
+        description="Keep voxels in files beside the volumes, made on first use, of which processes read "
+        "slices and share the memory.",
+    )
     folds: Annotated[int, Field(ge=2), Expect("2 or more", "numbers from 2 up")] = Field(
         default=5, description="Number of folds; neighbours share a volume."
     )
@@ -162,7 +169,9 @@ class FewShotVolumes(FewShotSection):
             kinds.append("label")
         if training:
             kinds.append("supervoxels")
-        source = NiftiVolumes(self.dataroot, kinds, self.supervoxels, whatever)
+        source: VolumeSource = NiftiVolumes(self.dataroot, kinds, self.supervoxels, whatever)
+        if self.cache == "disk" and not whatever:
+            source = MappedVolumes(source, user_path(self.dataroot))
         everything = list(range(len(source.names)))
         if self.fold is None:
             return source, everything

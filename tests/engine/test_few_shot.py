@@ -410,6 +410,67 @@ def test_volumes_that_cannot_be_trained_on_are_named(files, tmp_path, file, chan
         dataset[SampleRequest(1, 32, 4)]
 
 
+def cached_files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+
+
+def same_items(one, other):
+    for index in range(len(one)):
+        first, second = one[index], other[index]
+        assert first.keys() == second.keys()
+        assert all(
+            torch.equal(first[key], second[key]) if torch.is_tensor(first[key]) else first[key] == second[key]
+            for key in first
+        )
+
+
+def test_cached_volumes_are_those_of_the_files_which_are_read_once(files, tmp_path, monkeypatch):
+    def sets(**keys):
+        opts = load_options(
+            options(tmp_path / "run", {**of_files(files), **keys}, training=[("exclude", ["spleen"])])
+        )
+        return opts.datasets.train.train_set(1, 0), opts.datasets.evaluation("val")["val"].eval_set(1)
+
+    def same(one, other):
+        same_items(one[1], other[1])
+        for k in range(6):
+            request = SampleRequest(k % 3, 32, k)
+            first, second = one[0][request], other[0][request]
+            assert all(torch.equal(first[key], second[key]) for key in first if torch.is_tensor(first[key]))
+
+    cached = sets(cache="disk")
+    same(sets(), cached)
+    names = cached_files(tmp_path / "volumes.cache")
+    assert len(names) == 9
+    monkeypatch.setattr("basicsr_ext.data.volumes.read_nifti", lambda path: pytest.fail(f"reads {path}"))
+    same(cached, sets(cache="disk"))
+    assert cached_files(tmp_path / "volumes.cache") == names
+
+
+def test_a_changed_volume_is_cached_anew_and_a_damaged_file_replaced(files, tmp_path):
+    dataset = load_options(options(tmp_path / "run", {**of_files(files), "cache": "disk"})).datasets.train
+    source = dataset.volumes(True)[0]
+    before, pieces = source.image(0).copy(), source.supervoxels(0)
+    (file,) = (tmp_path / "volumes.cache").glob("image_0*")
+    for damage in (lambda content: content[:-100], lambda content: b"", lambda content: b"x" * 200):
+        file.write_bytes(damage(file.read_bytes()))
+        assert np.array_equal(source.image(0), before)
+    changed = read_nifti(files / "image_0.nii.gz")
+    changed[0] += 1
+    write_nifti(files / "image_0.nii.gz", changed)
+    assert not np.array_equal(source.image(0), before)
+    (newer,) = (tmp_path / "volumes.cache").glob("image_0*")
+    assert newer != file
+    assert np.array_equal(source.supervoxels(0), pieces)
+
+
+def test_a_cache_without_a_place_says_so(files, tmp_path):
+    (tmp_path / "volumes.cache").write_text("in the way")
+    dataset = load_options(options(tmp_path / "run", {**of_files(files), "cache": "disk"})).datasets.train
+    with pytest.raises(ValueError, match=r"image_1\.nii\.gz: cache: disk could not write .*leave cache out"):
+        dataset.volumes(True)[0].image(1)
+
+
 def test_a_single_slice_is_no_volume(files, tmp_path):
     for file in ("image_0", "label_0", "supervoxels_9/super_0"):
         _rewrite(files / f"{file}.nii.gz", lambda v: v[:, :, :1])
