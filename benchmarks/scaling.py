@@ -101,7 +101,7 @@ def block(world: World, step: TrainingStep | None, batch: dict[str, object], ste
     real, cpu = time.perf_counter(), time.process_time()
     for number in range(steps if step is not None else 0):
         assert step is not None
-        step.run(number + 1, [batch])
+        step.run(number + 1, [batch], 1)
     cpu = time.process_time() - cpu
     world.gather(None)
     real = time.perf_counter() - real

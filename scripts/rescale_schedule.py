@@ -3,10 +3,10 @@
     python scripts/rescale_schedule.py -opt options/restormer_deraining.yml --gpus 2 --memory 24
     python scripts/rescale_schedule.py -opt my_restormer_file.yml --gpus 1 --memory 16 --out mine.yml
 
-Where each GPU can take fewer samples at once, it takes several micro-batches an iteration, train.grad_accum:
-the gradient is that of the published batch, and learning rate, iterations and stages stay as they are. One
-grad_accum holds for all stages. Prints the arithmetic, and writes an option file that differs in nothing
-else, with all its comments. Where a stage cannot keep its batch it is said which and why, and nothing is
+Where each GPU can take fewer samples at once, it takes several micro-batches an iteration, in each stage as
+few as it can (train.grad_accum): the gradient is that of the published batch, and learning rate, iterations
+and stages stay as they are. Prints the arithmetic, and writes an option file that differs in nothing else,
+with all its comments. Where a stage cannot keep its batch it is said which and why, and nothing is
 written unless --nearest asks for the nearest batches there are; the learning rate then follows in proportion
 if all stages change alike.
 
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from basicsr_ext import build_network, load_options
-from basicsr_ext.config import Options, resolved_stages
+from basicsr_ext.config import Options, accumulated, resolved_stages
 from basicsr_ext.config.stages import StageOptions
 from basicsr_ext.config.yaml_text import edited
 from basicsr_ext.engine.preflight.footprint import Footprint, footprint
@@ -44,12 +44,12 @@ class Plan:
     """Batches of a schedule on some GPUs.
 
     Attributes:
-        accumulated: micro-batches an iteration.
+        accumulated: micro-batches an iteration, stage by stage.
         micro: samples of a micro-batch of one GPU, stage by stage.
         totals: samples of an iteration, stage by stage.
     """
 
-    accumulated: int
+    accumulated: tuple[int, ...]
     micro: tuple[int, ...]
     totals: tuple[int, ...]
 
@@ -100,8 +100,8 @@ def _published(options: Options, from_gpus: int | None) -> tuple[int, ...]:
             f"{options.source.file} has batch sizes per GPU and does not say how many; --from_gpus does"
         )
     return tuple(
-        stage.batch_size_total or (stage.batch_size_per_gpu or 1) * gpus * train.grad_accum
-        for stage in stages
+        stage.batch_size_total or (stage.batch_size_per_gpu or 1) * gpus * grad_accum
+        for stage, grad_accum in zip(stages, accumulated(options), strict=True)
     )
 
 
@@ -116,67 +116,47 @@ def keep(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan | 
         largest: samples that one GPU can take at once, stage by stage.
         gpus: how many there are.
     """
-    for accumulated in range(1, min(published) // gpus + 1):
-        share = accumulated * gpus
-        micro = tuple(total // share for total in published)
-        divides = all(total % share == 0 for total in published)
-        if divides and all(size <= most for size, most in zip(micro, largest, strict=True)):
-            return Plan(accumulated, micro, tuple(published))
-    return None
+    if min(largest) < 1 or any(total % gpus for total in published):
+        return None
+    return _plan([total // gpus for total in published], largest, gpus)
 
 
 def nearest(published: Sequence[int], largest: Sequence[int], gpus: int) -> Plan | None:
-    """Return the plan whose batches deviate least from the published ones, by the product of all ratios.
+    """Return the plan with the batches that are, in proportion, nearest to the published ones.
 
     None where a GPU cannot take a single sample of some stage.
     """
     if min(largest) < 1:
         return None
-    plans = []
-    for accumulated in range(1, max(published) // gpus + 2):
-        share = accumulated * gpus
-        micro = tuple(
-            min(most, _nearest_share(total, share)) for total, most in zip(published, largest, strict=True)
-        )
-        plans.append(Plan(accumulated, micro, tuple(size * share for size in micro)))
-    return min(plans, key=lambda plan: (_deviation(plan, published), plan.accumulated))
+    return _plan([_nearest_share(total, gpus) for total in published], largest, gpus)
 
 
-def _nearest_share(total: int, share: int) -> int:
-    """Return the whole number that, times ``share``, is in proportion the nearest to ``total``."""
-    below = max(1, total // share)
-    return min(below, below + 1, key=lambda micro: abs(math.log(micro * share / total)))
+def _plan(shares: Sequence[int], largest: Sequence[int], gpus: int) -> Plan:
+    """Return how GPUs take their shares of an iteration's samples, with as few micro-batches as they can."""
+    accumulated = tuple(
+        next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
+        for share, most in zip(shares, largest, strict=True)
+    )
+    micro = tuple(share // count for share, count in zip(shares, accumulated, strict=True))
+    return Plan(accumulated, micro, tuple(share * gpus for share in shares))
 
 
-def _deviation(plan: Plan, published: Sequence[int]) -> float:
-    return sum(abs(math.log(new / old)) for new, old in zip(plan.totals, published, strict=True))
+def _nearest_share(total: int, gpus: int) -> int:
+    """Return the whole number that, times ``gpus``, is in proportion the nearest to ``total``."""
+    below = max(1, total // gpus)
+    return min(below, below + 1, key=lambda share: abs(math.log(share * gpus / total)))
 
 
 def reasons(published: Sequence[int], largest: Sequence[int], patches: Sequence[int], gpus: int) -> list[str]:
     """Return why batches cannot be kept, a line for each stage that is in the way."""
-    lines, least = [], 1
+    lines = []
     for number, (total, most, patch) in enumerate(zip(published, largest, patches, strict=True), start=1):
         stage = f"stage {number} (patch {patch})"
         if most < 1:
             lines.append(f"{stage}: not even one sample fits into a GPU")
         elif total % gpus:
             lines.append(f"{stage}: {total} samples cannot be shared out equally among {gpus} GPUs")
-        else:
-            least = max(least, math.ceil(total / gpus / most))
-    if lines:
-        return lines
-    for number, (total, most, patch) in enumerate(zip(published, largest, patches, strict=True), start=1):
-        share = total // gpus
-        if math.ceil(share / most) == least and least > 1:
-            lines.append(
-                f"stage {number} (patch {patch}): {share} samples a GPU, of which {most} fit at once, need"
-                f" {least} micro-batches or more"
-            )
-        if share < least or share % least:
-            lines.append(
-                f"stage {number} (patch {patch}): its {share} samples a GPU do not give {least} equal ones"
-            )
-    return [*lines, "train.grad_accum is one number for all stages"]
+    return lines
 
 
 # --- telling and writing ----------------------------------------------------------------------------
@@ -220,7 +200,7 @@ def _print(
         row.append(published[number])
         if plan:
             micro, total = plan.micro[number], plan.totals[number]
-            row.append(f"{micro} x {plan.accumulated} x {given.gpus} = {total}")
+            row.append(f"{micro} x {plan.accumulated[number]} x {given.gpus} = {total}")
             row.append(f"{(needs.fixed + micro * sample) / _GIB:.2f}")
         table.add_row(*map(str, row))
     console.print(table)
@@ -262,16 +242,17 @@ def _write(
     print(f"written to {out}")
 
 
-def _changes(options: Options, plan: Plan, gpus: int) -> list[tuple[str, int | float]]:
+def _changes(options: Options, plan: Plan, gpus: int) -> list[tuple[str, int | float | list[int]]]:
     """Return the keys that change, in the spelling of the file."""
     train, data = options.train, options.datasets.loader
     assert train is not None, "what is rescaled is trained"
     assert data is not None, "what is rescaled is trained"
-    changes: list[tuple[str, int | float]] = []
+    changes: list[tuple[str, int | float | list[int]]] = []
     if isinstance(options.num_gpu, int) and options.num_gpu not in (0, gpus):
         changes.append(("num_gpu", gpus))
-    if plan.accumulated != train.grad_accum:
-        changes.append(("train.grad_accum", plan.accumulated))
+    if plan.accumulated != accumulated(options):
+        alike = len(set(plan.accumulated)) == 1
+        changes.append(("train.grad_accum", plan.accumulated[0] if alike else list(plan.accumulated)))
     section = "datasets.train"
     for number, (micro, total) in enumerate(zip(plan.micro, plan.totals, strict=True)):
         if data.mini_batch_sizes and not data.stages:

@@ -18,7 +18,7 @@ import numpy as np
 from _command import CommandError, parser, positive, run
 from PIL import Image, ImageDraw, ImageFont
 
-from basicsr_ext.config import load_options, resolved_stages
+from basicsr_ext.config import accumulated, load_options, resolved_stages
 from basicsr_ext.config.schema import Options
 from basicsr_ext.files import user_path
 
@@ -90,8 +90,10 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
         raise CommandError("datasets.train: the option file trains nothing")
     dataset = build_train_dataset(section, options.scale, options.manual_seed)
     planned = [
-        Stage(stage.iters, stage.gt_size, stage.batch_size_per_gpu or stage.batch_size_total or 1)
-        for stage in resolved_stages(options)
+        Stage(stage.iters, stage.gt_size, stage.batch_size_total)
+        if stage.batch_size_total
+        else Stage(stage.iters, stage.gt_size, stage.batch_size_per_gpu or 1, grad_accum)
+        for stage, grad_accum in zip(resolved_stages(options), accumulated(options), strict=True)
     ]
     problems = section.problems(dataset, "datasets.train", max(stage.gt_size for stage in planned))
     if problems:
@@ -102,7 +104,6 @@ def stages(options: Options, count: int) -> Iterator[Rows]:
             planned,
             len(dataset),
             options.manual_seed,
-            grad_accum=train.grad_accum,
             shuffle=loader.use_shuffle,
             enlarge=loader.dataset_enlarge_ratio,
             start_iter=first - 1,

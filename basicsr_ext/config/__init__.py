@@ -14,6 +14,7 @@ from .schema import Scheduler as Scheduler
 from .schema import Spec as Spec
 from .schema import Train as Train
 from .schema import Val as Val
+from .schema import accumulated as accumulated
 from .schema import resolved_stages as resolved_stages
 from .sections import Section as Section
 from .signature import check_arguments as check_arguments

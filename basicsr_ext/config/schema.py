@@ -135,7 +135,9 @@ class Train(Section):
     freeze: list[Freeze] = Field(
         default_factory=list, description="What keeps its values at first: '[{modules: body, until: 5000}]'."
     )
-    grad_accum: PositiveInt = Field(default=1, description="Micro-batches per optimizer step.")
+    grad_accum: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        default=1, description="Micro-batches per optimizer step; a list: one number for each stage."
+    )
     channels_last: bool = Field(default=False, description="NHWC memory layout.")
     deterministic: bool = Field(default=False, description="Only deterministic algorithms.")
     nan_policy: Literal["stop", "skip"] = Field(
@@ -351,6 +353,14 @@ class Options(Section):
     def to_yaml(self) -> str:
         """Return :meth:`to_mapping` as YAML text."""
         return to_text(self.to_mapping())
+
+
+def accumulated(options: Options) -> tuple[int, ...]:
+    """Return the micro-batches per optimizer step of every stage."""
+    stages, train = resolved_stages(options), options.train
+    if train is None or isinstance(train.grad_accum, int):
+        return (train.grad_accum if train else 1,) * len(stages)  # pyright: ignore[reportReturnType]
+    return tuple(train.grad_accum)
 
 
 def resolved_stages(options: Options) -> tuple[StageOptions, ...]:

@@ -47,10 +47,13 @@ def check_stages(facts: Facts) -> Iterator[Problem]:
             )
         else:
             yield from _check_ours(facts)
+            yield from _check_accumulation(facts, len(list(facts.keys(f"{_TRAIN}.stages"))))
     elif restormer:
         yield from _check_restormer(facts, restormer)
+        yield from _check_accumulation(facts, len(facts.get(f"{_TRAIN}.{restormer[0]}") or []))
     else:
         yield from _check_plain(facts)
+        yield from _check_accumulation(facts, 1)
 
 
 def _check_ours(facts: Facts) -> Iterator[Problem]:
@@ -104,6 +107,13 @@ def _check_batch(facts: Facts, key: str) -> Iterator[Problem]:
         found = " and ".join(given) if given else "no batch size"
         fix = "delete one of them" if given else "add batch_size_per_gpu"
         yield Problem(key, found, f"exactly one of {' and '.join(_BATCH)}", fix)
+
+
+def _check_accumulation(facts: Facts, stages: int) -> Iterator[Problem]:
+    numbers = facts.get("train.grad_accum")
+    if isinstance(numbers, list) and len(numbers) != stages:
+        expected = f"one number for all stages, or one for each of {stages}"
+        yield Problem("train.grad_accum", show(numbers), expected)
 
 
 def _check_size(facts: Facts, key: str) -> Iterator[Problem]:

@@ -280,7 +280,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError | ReaderError, text: str) -> tup
 # --- changing a text --------------------------------------------------------------------------------
 
 
-def edited(text: str, changes: Mapping[str, bool | float | str]) -> str:
+def edited(text: str, changes: Mapping[str, bool | float | str | list[int]]) -> str:
     """Return a YAML text in which some values are others, with comments and everything else as they were.
 
     Args:

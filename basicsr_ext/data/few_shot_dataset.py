@@ -193,7 +193,7 @@ class PhantomVolumes(FewShotSection):
     patients: PositiveInt = Field(default=8, description="How many.")
     shape: Shape = Field(default=[24, 96, 96], description="Slices, rows and columns.")
     phantom_seed: Index = Field(default=0, description="Decides all patients.")
-    supervoxel_size: PositiveInt = Field(default=1000, description="Voxels of a supervoxel, on average.")
+    supervoxel_size: PositiveInt = Field(default=1000, description="Voxels of a supervoxel, at least.")
 
     @override
     def class_names(self) -> list[str]:

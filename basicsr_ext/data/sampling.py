@@ -83,11 +83,13 @@ class Stage:
         iters: iterations it lasts.
         gt_size: side of the ground-truth crop, in pixels.
         batch_size: samples of a micro-batch of one rank.
+        grad_accum: micro-batches an iteration.
     """
 
     iters: int
     gt_size: int
     batch_size: int
+    grad_accum: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,6 @@ class ProgressiveBatchSampler:
         seed: of the run.
         rank: of this process.
         world_size: number of ranks.
-        grad_accum: micro-batches an iteration.
         shares: what a micro-batch of a stage consists of; by default one share of all its samples.
         shuffle: visit images in a new order each pass; otherwise 0, 1, 2, ... over and over.
         enlarge: how often an image occurs in one pass.
@@ -155,7 +156,6 @@ class ProgressiveBatchSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        grad_accum: int = 1,
         *,
         shares: Callable[[Stage], Sequence[Share]] | None = None,
         shuffle: bool = True,
@@ -172,7 +172,7 @@ class ProgressiveBatchSampler:
         if not 0 <= start_iter <= self.total_iter:
             raise ValueError(f"cannot start after iteration {start_iter} of {self.total_iter}")
         self.start_iter = start_iter
-        self.rank, self.world_size, self.grad_accum = rank, world_size, grad_accum
+        self.rank, self.world_size = rank, world_size
         self._shares = [
             tuple(shares(stage)) if shares is not None else (Share("", stage.batch_size, stage.gt_size),)
             for stage in self.stages
@@ -189,14 +189,20 @@ class ProgressiveBatchSampler:
         self._order = lru_cache(maxsize=2 * len(sizes))(self._draw_order)
 
     def __len__(self) -> int:
-        return (self.total_iter - self.start_iter) * self.grad_accum
+        done, batches = self.start_iter, 0
+        for stage in self.stages:
+            skipped = min(done, stage.iters)
+            batches += (stage.iters - skipped) * stage.grad_accum
+            done -= skipped
+        return batches
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for iteration in range(self.start_iter + 1, self.total_iter + 1):
-            shares = self._shares[self.stage_index(iteration)]
+            index = self.stage_index(iteration)
+            shares, micro_batches = self._shares[index], self.stages[index].grad_accum
             first = self.first_sample(iteration)
             drawn = self._drawn_before(iteration)
-            for micro in range(self.grad_accum):
+            for micro in range(micro_batches):
                 part = micro * self.world_size + self.rank
                 share_first, requests = first, []
                 for share in shares:
@@ -208,7 +214,7 @@ class ProgressiveBatchSampler:
                         )
                         for n in range(share.batch_size)
                     ]
-                    share_first += share.batch_size * self.world_size * self.grad_accum
+                    share_first += share.batch_size * self.world_size * micro_batches
                 yield requests
 
     def stage_index(self, iteration: int) -> int:
@@ -234,7 +240,7 @@ class ProgressiveBatchSampler:
         for stage, shares in zip(self.stages, self._shares, strict=True):
             iters = min(before, stage.iters)
             for share in shares:
-                drawn[share.source] += iters * share.batch_size * self.world_size * self.grad_accum
+                drawn[share.source] += iters * share.batch_size * self.world_size * stage.grad_accum
             before -= iters
         return drawn
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..archs.weights import load_weights
-from ..config import OptionError, Options, Problem, Spec, check_arguments, resolved_stages
+from ..config import OptionError, Options, Problem, Spec, accumulated, check_arguments, resolved_stages
 from ..config.schema import OptimizerSpec
 from ..config.structure import constructed_parts
 from ..data.replacing import Replacing
@@ -177,21 +177,19 @@ class _Builder:
                 LOG.info("path.param_key_%s: params_ema takes the averaged weights instead", letter)
 
     def stages(self, world_size: int) -> tuple[Stage, ...]:
-        train = self.options.train
-        assert train is not None, "the loader requires a train section"
-        share = world_size * train.grad_accum
         stages = []
-        for number, stage in enumerate(resolved_stages(self.options)):
-            batch = stage.batch_size_per_gpu
+        planned = zip(resolved_stages(self.options), accumulated(self.options), strict=True)
+        for number, (stage, grad_accum) in enumerate(planned):
+            batch, share = stage.batch_size_per_gpu, world_size * grad_accum
             if stage.batch_size_total is not None:
                 batch, rest = divmod(stage.batch_size_total, share)
                 if rest or not batch:
-                    ranks = f"{world_size} processes x train.grad_accum {train.grad_accum}"
+                    ranks = f"{world_size} processes x train.grad_accum {grad_accum}"
                     key = f"datasets.train.stages.{number}.batch_size_total"
                     self._add(key, str(stage.batch_size_total), f"a multiple of {share} ({ranks})")
                     continue
             assert batch is not None, "the loader requires one of the two batch sizes"
-            stages.append(Stage(stage.iters, stage.gt_size, batch))
+            stages.append(Stage(stage.iters, stage.gt_size, batch, grad_accum))
         return tuple(stages)
 
     def train_set(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..archs.weights import WeightsError
-from ..config import Options, Problem, resolved_stages
+from ..config import Options, Problem, accumulated, resolved_stages
 from ..config.schema import OptimizerSpec
 from ..config.values import show
 from ..data.sampling import Stage
@@ -24,10 +24,9 @@ _EARLIER = "raise it, or name an earlier checkpoint as path.resume_state and lea
 
 def batch_options(options: Options) -> list[list[Any]]:
     """Return all that the option file says of each stage's batch, as plain values."""
-    assert options.train is not None, "the loader requires a train section"
     return [
-        [stage.batch_size_per_gpu, stage.batch_size_total, options.train.grad_accum]
-        for stage in resolved_stages(options)
+        [stage.batch_size_per_gpu, stage.batch_size_total, grad_accum]
+        for stage, grad_accum in zip(resolved_stages(options), accumulated(options), strict=True)
     ]
 
 
@@ -43,13 +42,12 @@ def resumed_stages(
             processes has changed before.
         ranks: number of processes.
     """
-    assert options.train is not None, "the loader requires a train section"
     former, now = checkpoint.state["global_batches"], batch_options(options)
     before = checkpoint.state.get("batch_options", now)  # checkpoints of version 0.1 do not have it
     if not len(former) == len(before) == len(stages):
         return tuple(stages)
     unchanged = [samples if a == b else None for samples, a, b in zip(former, before, now, strict=True)]
-    return keep_global_batch(stages, unchanged, ranks * options.train.grad_accum)
+    return keep_global_batch(stages, unchanged, ranks)
 
 
 def resume_problems(options: Options, checkpoint: Checkpoint) -> list[Problem]:
@@ -121,15 +119,18 @@ def _state_keys(spec: OptimizerSpec) -> set[str]:
     return set(optimizer.state[parameter])
 
 
-def keep_global_batch(stages: Sequence[Stage], former: Sequence[int | None], share: int) -> tuple[Stage, ...]:
+def keep_global_batch(stages: Sequence[Stage], former: Sequence[int | None], ranks: int) -> tuple[Stage, ...]:
     """Return the stages with as many samples an iteration as another number of ranks has trained with.
 
     Args:
         stages: as the option file asks for.
         former: samples of one iteration, stage by stage; ``None``: those that the stage asks for.
-        share: ranks times micro-batches. A stage whose former samples it does not divide stays as it is.
+        ranks: their number now. A stage whose former samples they and its micro-batches cannot share stays
+            as it is.
     """
-    return tuple(
-        stage if samples is None or samples % share else replace(stage, batch_size=samples // share)
-        for stage, samples in zip(stages, former, strict=True)
-    )
+
+    def kept(stage: Stage, samples: int | None) -> Stage:
+        share = ranks * stage.grad_accum
+        return stage if samples is None or samples % share else replace(stage, batch_size=samples // share)
+
+    return tuple(kept(stage, samples) for stage, samples in zip(stages, former, strict=True))

@@ -139,20 +139,25 @@ class TrainingStep:
         }
 
     def run(
-        self, iteration: int, batches: Iterable[Any], before_update: Callable[[], None] | None = None
+        self,
+        iteration: int,
+        batches: Iterable[Any],
+        count: int,
+        before_update: Callable[[], None] | None = None,
     ) -> Outcome:
         """Make one iteration; a gradient that is not finite changes neither weights nor optimizer state.
 
         Args:
             iteration: counted from 1; decides learning rates and which phases are due.
             batches: the micro-batches, on the device.
+            count: how many they are.
             before_update: called with weights and buffers as they were before this iteration, once the
                 device has its gradients to compute.
         """
         # A forward pass may change buffers, such as running statistics, long before the verdict.
         before = self._copied_buffers()
         due = [phase for phase in self.phases if phase.due(iteration)]
-        losses, seen = self._backward(due, batches)
+        losses, seen = self._backward(due, batches, count)
         if before_update is not None:
             after = self._copied_buffers()
             self._set_buffers(before)
@@ -190,7 +195,7 @@ class TrainingStep:
             return
         state, buffers = random_state(self._device), self._copied_buffers()
         torch.manual_seed(0)
-        self._backward(self.phases, [batch] * self.kind.options.train.grad_accum)
+        self._backward(self.phases, [batch], 1)
         for stepper in self._steppers.values():
             stepper.optimizer.zero_grad(set_to_none=True)
         self._set_buffers(buffers)
@@ -259,10 +264,9 @@ class TrainingStep:
             stepper.scaler.load_state_dict(checkpoint.state["scalers"][name])
 
     def _backward(
-        self, phases: Sequence[Phase], batches: Iterable[Any]
+        self, phases: Sequence[Phase], batches: Iterable[Any], count: int
     ) -> tuple[dict[str, Tensor], list[Any]]:
         """Add up the gradients of all micro-batches; return the losses, and the micro-batches."""
-        count = self.kind.options.train.grad_accum
         totals: dict[str, Tensor] = {}
         seen: list[Any] = []
         earlier: list[dict[str, Any]] = []

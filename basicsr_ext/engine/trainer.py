@@ -108,7 +108,7 @@ class Trainer:
             options.val, self.kind, parts.eval_sets, world, self.folder / "visualization"
         )
         self.checkpointer = Checkpointer(self.folder, options.logger.keep_checkpoints)
-        self.speed = Speedometer(self.stages, train.grad_accum)
+        self.speed = Speedometer(self.stages)
         self._prefetcher = self._load_batches(parts.train_set)
         self._batches = iter(self._prefetcher)
         seed_random_generators(options.manual_seed + world.rank)
@@ -164,8 +164,9 @@ class Trainer:
         started, waited = time.perf_counter(), self._prefetcher.wait_seconds
         iteration = self.iteration + 1
         before = random_state(self.world.device)
-        micro_batches = islice(self._batches, self.train_options.grad_accum)
-        outcome = self.step.run(iteration, micro_batches, before_update=self._conclude_step)
+        count = self.stages[stage_of(iteration, self.stages)].grad_accum
+        micro_batches = islice(self._batches, count)
+        outcome = self.step.run(iteration, micro_batches, count, before_update=self._conclude_step)
         self._pending = PendingStep(iteration, outcome.verdict, outcome.batches, before)
         self._last = outcome
         self.iteration = iteration
@@ -257,8 +258,7 @@ class Trainer:
 
     def _global_batches(self, stages: Sequence[Stage]) -> list[int]:
         """Return the samples of one iteration over all ranks and micro-batches, stage by stage."""
-        share = self.world.size * self.train_options.grad_accum
-        return [stage.batch_size * share for stage in stages]
+        return [stage.batch_size * self.world.size * stage.grad_accum for stage in stages]
 
     def _load_batches(self, dataset: Any) -> DevicePrefetcher:
         option = self.options.datasets.loader
@@ -269,7 +269,6 @@ class Trainer:
             self.options.manual_seed,
             rank=self.world.rank,
             world_size=self.world.size,
-            grad_accum=self.train_options.grad_accum,
             shares=self.kind.shares,
             shuffle=option.use_shuffle,
             enlarge=option.dataset_enlarge_ratio,

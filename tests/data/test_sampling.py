@@ -1,6 +1,7 @@
 """The progressive sampler: pure arithmetic on sample numbers."""
 
 import random
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -22,7 +23,9 @@ from basicsr_ext.data.sampling import (
 STAGES = (Stage(3, 64, 6), Stage(4, 96, 4), Stage(2, 128, 2))
 
 stages = st.lists(
-    st.builds(Stage, st.integers(1, 5), st.sampled_from([32, 64]), st.integers(1, 4)), min_size=1, max_size=4
+    st.builds(Stage, st.integers(1, 5), st.sampled_from([32, 64]), st.integers(1, 4), st.integers(1, 3)),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -48,19 +51,33 @@ def test_there_is_no_stage_before_the_first_or_after_the_last_iteration(iteratio
         ProgressiveBatchSampler(STAGES, 10, seed=0).stage_index(iteration)
 
 
-@given(stages, st.integers(1, 20), st.booleans(), st.integers(1, 3))
-def test_samples_are_numbered_without_gaps(plan, size, shuffle, accum):
-    sampler = ProgressiveBatchSampler(plan, size, 1, grad_accum=accum, shuffle=shuffle)
+@given(stages, st.integers(1, 20), st.booleans())
+def test_samples_are_numbered_without_gaps(plan, size, shuffle):
+    sampler = ProgressiveBatchSampler(plan, size, 1, shuffle=shuffle)
     numbers = [request.k for request in flat(sampler)]
     assert numbers == list(range(sampler.first_sample(sampler.total_iter + 1)))
 
 
-@given(stages, st.integers(1, 3), st.integers(1, 3))
-def test_the_first_sample_of_an_iteration_is_known_without_counting(plan, accum, world):
-    sampler = ProgressiveBatchSampler(plan, 7, 0, 0, world, accum)
+def test_every_stage_has_its_own_number_of_micro_batches():
+    plan = [Stage(2, 64, 3, grad_accum=2), Stage(1, 96, 2), Stage(1, 128, 1, grad_accum=3)]
+    sampler = ProgressiveBatchSampler(plan, 10, seed=0)
+    sizes = [(len(batch), batch[0].gt_size) for batch in sampler]
+    assert sizes == [(3, 64)] * 4 + [(2, 96)] + [(1, 128)] * 3
+    assert len(sampler) == 8
+    assert [sampler.first_sample(iteration) for iteration in range(1, 6)] == [0, 6, 12, 14, 17]
+
+
+def batches_before(plan, iteration):
+    each = [stage.grad_accum for stage in plan for _ in range(stage.iters)]
+    return sum(each[: iteration - 1])
+
+
+@given(stages, st.integers(1, 3))
+def test_the_first_sample_of_an_iteration_is_known_without_counting(plan, world):
+    sampler = ProgressiveBatchSampler(plan, 7, 0, 0, world)
     batches = list(sampler)
     for iteration in range(1, sampler.total_iter + 1):
-        assert sampler.first_sample(iteration) == batches[(iteration - 1) * accum][0].k
+        assert sampler.first_sample(iteration) == batches[batches_before(plan, iteration)][0].k
 
 
 @given(stages, st.integers(1, 20), st.integers(0, 2**40), st.integers(1, 3))
@@ -72,28 +89,29 @@ def test_every_pass_visits_every_image_once_for_each_repeat(plan, size, seed, en
         assert images == sorted(list(range(size)) * enlarge)
 
 
-@given(stages, st.integers(1, 20), st.integers(2, 4), st.integers(1, 2))
-def test_ranks_side_by_side_are_one_process(plan, size, world, accum):
-    ranks = [ProgressiveBatchSampler(plan, size, 5, rank, world, accum) for rank in range(world)]
+@given(stages, st.integers(1, 20), st.integers(2, 4))
+def test_ranks_side_by_side_are_one_process(plan, size, world):
+    ranks = [ProgressiveBatchSampler(plan, size, 5, rank, world) for rank in range(world)]
     together = [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
-    wide = [Stage(stage.iters, stage.gt_size, stage.batch_size * world) for stage in plan]
-    assert together == list(ProgressiveBatchSampler(wide, size, 5, grad_accum=accum))
+    wide = [replace(stage, batch_size=stage.batch_size * world) for stage in plan]
+    assert together == list(ProgressiveBatchSampler(wide, size, 5))
 
 
 @given(stages, st.integers(1, 20), st.integers(2, 4))
 def test_two_ranks_see_what_one_sees_with_two_micro_batches(plan, size, parts):
     ranks = [list(ProgressiveBatchSampler(plan, size, 5, rank, parts)) for rank in range(parts)]
-    micro = list(ProgressiveBatchSampler(plan, size, 5, grad_accum=parts))
+    more = [replace(stage, grad_accum=stage.grad_accum * parts) for stage in plan]
+    micro = list(ProgressiveBatchSampler(more, size, 5))
     assert micro == list(chain.from_iterable(zip(*ranks, strict=True)))
 
 
-@given(stages, st.integers(1, 20), st.integers(1, 2), st.data())
-def test_a_run_continues_exactly_where_it_stopped(plan, size, accum, data):
-    whole = list(ProgressiveBatchSampler(plan, size, 3, 1, 2, accum))
+@given(stages, st.integers(1, 20), st.data())
+def test_a_run_continues_exactly_where_it_stopped(plan, size, data):
+    whole = list(ProgressiveBatchSampler(plan, size, 3, 1, 2))
     done = data.draw(st.integers(0, sum(stage.iters for stage in plan)))
-    rest = ProgressiveBatchSampler(plan, size, 3, 1, 2, accum, start_iter=done)
-    assert list(rest) == whole[done * accum :]
-    assert len(rest) == len(whole) - done * accum
+    rest = ProgressiveBatchSampler(plan, size, 3, 1, 2, start_iter=done)
+    assert list(rest) == whole[batches_before(plan, done + 1) :]
+    assert len(rest) == len(list(rest))
 
 
 def test_without_shuffling_images_come_in_order():
@@ -205,14 +223,13 @@ def two_tasks(stage):
 
 
 def requests_of(rank=0, world_size=1, grad_accum=1, start_iter=0, **sizes):
-    stages = [Stage(3, 16, 2), Stage(2, 32, 3)]
+    stages = [Stage(3, 16, 2, grad_accum), Stage(2, 32, 3, grad_accum)]
     sampler = ProgressiveBatchSampler(
         stages,
         sizes or {"sr": 5, "noise": 4},
         7,
         rank,
         world_size,
-        grad_accum,
         shares=two_tasks,
         start_iter=start_iter,
     )

@@ -52,20 +52,20 @@ def batch_of(lq, gt):
 def test_a_step_that_fails_is_not_taken_for_a_lack_of_memory(tmp_path):
     options = load_options(tiny_options(tmp_path))
     with pytest.raises(StepError, match=r"ValueError: network_g gives"):
-        step_cost(options, batch_of(16, 48), batch_of(16, 48), 1, torch.device("cpu"))
+        step_cost(options, batch_of(16, 48), batch_of(16, 48), 1, 1, torch.device("cpu"))
 
 
 def test_a_step_without_memory_could_not_be_tried(tmp_path):
     options = load_options(tiny_options(tmp_path))
     batch = batch_of(2**20, 2**21)
-    assert step_cost(options, batch, batch, 1, torch.device("cpu")) == "there is too little memory"
+    assert step_cost(options, batch, batch, 1, 1, torch.device("cpu")) == "there is too little memory"
 
 
 def test_a_step_that_takes_too_long_is_said_with_the_limit(tmp_path):
     options = load_options(tiny_options(tmp_path, rehearsal_limit=0.001))
     batch = batch_of(16, 32)
     words = "it did not end within 0.001 seconds, the train.rehearsal_limit"
-    assert step_cost(options, batch, batch, 1, torch.device("cpu")) == words
+    assert step_cost(options, batch, batch, 1, 1, torch.device("cpu")) == words
 
 
 def test_an_estimate_stands_where_the_whole_batch_takes_too_long():

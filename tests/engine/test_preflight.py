@@ -37,7 +37,7 @@ def tried(monkeypatch):
 
 
 def costs(ratio):
-    return list(trial._on_cpu(None, "few", "all", ratio))
+    return list(trial._on_cpu(None, "few", "all", ratio, 1))
 
 
 def test_few_samples_tell_what_a_batch_costs_and_the_batch_itself_does_so_better(tried):
@@ -75,10 +75,22 @@ def test_the_state_is_weights_gradients_moments_and_averages(tmp_path, optimizer
     options = load_options(small_options(tmp_path, optim_g=optimizer, ema_decay=decay))
     parts = build_parts(options, 1, training=True)
     kind = build_kind(options, parts.networks, CPU)
-    one = trial._Trial(options, CPU)
+    one = trial._Trial(options, 1, CPU)
     one.run(stage_batch(kind, parts.train_set, parts.stages[0], copies=1))
     weights = sum(4 * parameter.numel() for parameter in parts.networks["net_g"].parameters())
     assert one.state_bytes() == copies * weights
+
+
+def test_a_trial_accumulates_as_the_stage_does(tmp_path, monkeypatch):
+    options = load_options(small_options(tmp_path, grad_accum=[2]))
+    parts = build_parts(options, 1, training=True)
+    kind = build_kind(options, parts.networks, CPU)
+    seen = []
+    monkeypatch.setattr(
+        trial.TrainingStep, "run", lambda self, number, batches, count: seen.append((len(batches), count))
+    )
+    trial._Trial(options, 2, CPU).run(stage_batch(kind, parts.train_set, parts.stages[0], copies=1))
+    assert seen == [(2, 2)]
 
 
 def test_times_leave_the_first_iteration_out(monkeypatch):
@@ -93,15 +105,15 @@ def printed(capsys):
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
-STAGES = (Stage(3000, 64, 4), Stage(1000, 128, 2))
+STAGES = (Stage(3000, 64, 4, grad_accum=3), Stage(1000, 128, 2, grad_accum=6))
 
 
 def test_stages_are_told_with_their_share_of_iterations_and_pixels(capsys):
-    summary._console().print(summary.stage_table(STAGES, ranks=2, grad_accum=3))
+    summary._console().print(summary.stage_table(STAGES, ranks=2))
     _, _, one, two = printed(capsys)
-    assert " ".join(one) == "1 3,000 64 4 24 72,000 75.0% (60.0% of pixels)"
-    assert " ".join(two) == "2 1,000 128 2 12 12,000 25.0% (40.0% of pixels)"
-    assert summary._run_iterations(STAGES[1], STAGES) == 2500
+    assert " ".join(one) == "1 3,000 64 4 24 72,000 75.0% (42.9% of pixels)"
+    assert " ".join(two) == "2 1,000 128 2 24 24,000 25.0% (57.1% of pixels)"
+    assert summary._run_iterations(STAGES[1], STAGES) == 1750
 
 
 def test_scores_stand_beside_those_of_their_baselines(capsys):
@@ -130,20 +142,21 @@ def test_the_check_says_whether_the_largest_stage_can_be_trained(
     options = tiny_options(tmp_path)
     # 4,096 pixels in a batch of 16 patches, 4,608 in one of two of the last stage.
     options["datasets"]["train"]["stages"][0]["batch_size_per_gpu"] = 16
+    options["train"]["grad_accum"] = [1, 1, 3]
     options = load_options(options)
     parts = build_parts(options, 1, training=True)
     kind = build_kind(options, parts.networks, CPU)
     asked = []
 
-    def step_cost(options, small, batch, ratio, device):
-        asked.append((len(small["gt"]), tuple(batch["gt"].shape), ratio))
+    def step_cost(options, small, batch, ratio, grad_accum, device):
+        asked.append((len(small["gt"]), tuple(batch["gt"].shape), ratio, grad_accum))
         if isinstance(cost, Exception):
             raise cost
         return cost
 
     monkeypatch.setattr(summary, "step_cost", step_cost)
     assert summary.print_check(options, kind, parts, 1, torch.device(device)) is passes
-    assert asked == [(2, (2, 3, 48, 48), 1.0)]
+    assert asked == [(2, (2, 3, 48, 48), 1.0, 3)]
     text = " ".join(capsys.readouterr().out.split())
     assert words in text
     parameters = sum(parameter.numel() for parameter in parts.networks["net_g"].parameters())

@@ -65,7 +65,7 @@ def test_what_is_done_before_the_update_sees_the_statistics_from_before_the_iter
 
     seen, before = [], present()
     batches = islice(trainer._batches, 1)
-    trainer.step.run(1, batches, before_update=lambda: seen.append(present()))
+    trainer.step.run(1, batches, 1, before_update=lambda: seen.append(present()))
     assert same_bits(seen, [before])
     assert not same_bits(present(), before)
 

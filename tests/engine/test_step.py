@@ -148,7 +148,7 @@ def test_ranks_exchange_gradients_once_an_iteration_and_those_of_all_micro_batch
         return future
 
     step._parallel["net_g"].register_comm_hook(None, exchange)
-    norm = step.run(1, [batch] * 3).norms["grad_norm"]
+    norm = step.run(1, [batch] * 3, 3).norms["grad_norm"]
     assert {number for number, _ in exchanged} == {3}
     assert length(gradient for _, gradient in exchanged) == pytest.approx(float(norm), rel=1e-5)
 

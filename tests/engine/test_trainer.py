@@ -165,6 +165,24 @@ def test_accumulating_two_micro_batches_equals_one_batch_of_both(tmp_path):
     assert losses_of(tmp_path / "halves") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
 
 
+def test_every_stage_may_accumulate_micro_batches_of_its_own(tmp_path):
+    whole, parts = tiny_options(tmp_path / "whole"), tiny_options(tmp_path / "parts", grad_accum=[4, 1, 2])
+    for stage, count in zip(parts["datasets"]["train"]["stages"], (4, 1, 2), strict=True):
+        stage["batch_size_per_gpu"] //= count
+    train(load_options(whole))
+    train(load_options(parts))
+    assert losses_of(tmp_path / "parts") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
+    batches = final_checkpoint(tmp_path / "whole").state["global_batches"]
+    assert final_checkpoint(tmp_path / "parts").state["global_batches"] == batches
+
+
+def test_there_is_one_number_of_micro_batches_or_one_a_stage(tmp_path):
+    with pytest.raises(
+        OptionError, match=r"train\.grad_accum: found the list \[1, 2\], .* one for each of 3"
+    ):
+        load_options(tiny_options(tmp_path, grad_accum=[1, 2]))
+
+
 def test_batch_size_total_is_shared_over_micro_batches(tmp_path):
     options = tiny_options(tmp_path, grad_accum=2)
     for stage in options["datasets"]["train"]["stages"]:
@@ -292,8 +310,11 @@ def test_two_deterministic_runs_are_the_same_to_the_bit(tmp_path):
 
 def test_another_number_of_ranks_keeps_the_samples_per_iteration_where_they_can_be_shared():
     stages = (Stage(10, 16, 4), Stage(10, 32, 3))
-    assert keep_global_batch(stages, former=[8, 6], share=1) == (Stage(10, 16, 8), Stage(10, 32, 6))
-    assert keep_global_batch(stages, former=[8, 6], share=4) == (Stage(10, 16, 2), Stage(10, 32, 3))
+    assert keep_global_batch(stages, former=[8, 6], ranks=1) == (Stage(10, 16, 8), Stage(10, 32, 6))
+    assert keep_global_batch(stages, former=[8, 6], ranks=4) == (Stage(10, 16, 2), Stage(10, 32, 3))
+    halves = (Stage(10, 16, 2, 2), Stage(10, 32, 1, 2))
+    assert keep_global_batch(halves, former=[8, 6], ranks=2) == (Stage(10, 16, 2, 2), Stage(10, 32, 1, 2))
+    assert keep_global_batch(halves, former=[8, None], ranks=1) == (Stage(10, 16, 4, 2), Stage(10, 32, 1, 2))
 
 
 def test_a_first_score_that_is_no_number_is_beaten_by_the_next_one(tmp_path):

@@ -41,9 +41,7 @@ def print_check(
     console.print(f"datasets.train: {len(parts.train_set):,} images")
     for name, dataset in parts.eval_sets.items():
         console.print(f"{name}: {len(dataset):,} images")
-    train = options.train
-    assert train is not None, "only training is checked"
-    console.print(stage_table(parts.stages, ranks, train.grad_accum))
+    console.print(stage_table(parts.stages, ranks))
 
     largest = max(parts.stages, key=lambda stage: stage.batch_size * stage.gt_size**2)
     # Batch normalisation takes no single sample.
@@ -52,7 +50,7 @@ def print_check(
     whole = stage_batch(kind, parts.train_set, largest, copies=0)
     where = f"batch {largest.batch_size}, patch {largest.gt_size}, {device.type}"
     try:
-        cost = step_cost(options, small, whole, largest.batch_size / few, device)
+        cost = step_cost(options, small, whole, largest.batch_size / few, largest.grad_accum, device)
     except StepError as error:
         console.print(f"One iteration of the largest stage ({where}) fails: {error}", markup=False)
         return False
@@ -65,13 +63,13 @@ def print_check(
     return True
 
 
-def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
+def stage_table(stages: Sequence[Stage], ranks: int) -> Table:
     """Return one row a stage: iterations, patch, batch, samples, share of the run's pixels."""
     table = Table(box=box.SIMPLE)
     for heading in ("stage", "iterations", "patch", "batch/GPU", "batch in total", "samples", "share of run"):
         table.add_column(heading, justify="right")
-    share = ranks * grad_accum
-    pixels = [stage.iters * stage.batch_size * stage.gt_size**2 for stage in stages]
+    totals = [stage.batch_size * stage.grad_accum * ranks for stage in stages]
+    pixels = [total * stage.iters * stage.gt_size**2 for stage, total in zip(stages, totals, strict=True)]
     iters = sum(stage.iters for stage in stages)
     for number, stage in enumerate(stages, start=1):
         of_time, of_work = 100 * stage.iters / iters, 100 * pixels[number - 1] / sum(pixels)
@@ -80,8 +78,8 @@ def stage_table(stages: Sequence[Stage], ranks: int, grad_accum: int) -> Table:
             f"{stage.iters:,}",
             str(stage.gt_size),
             str(stage.batch_size),
-            str(stage.batch_size * share),
-            f"{stage.iters * stage.batch_size * share:,}",
+            str(totals[number - 1]),
+            f"{stage.iters * totals[number - 1]:,}",
             f"{of_time:.1f}% ({of_work:.1f}% of pixels)",
         )
     return table
@@ -144,5 +142,8 @@ def _range(cost: StepCost, in_words: Callable[[float], str], iterations: float =
 
 def _run_iterations(measured: Stage, stages: Sequence[Stage]) -> float:
     """Return to how many iterations of one stage the whole run amounts, going by pixels."""
-    pixels = measured.batch_size * measured.gt_size**2
-    return sum(stage.iters * stage.batch_size * stage.gt_size**2 / pixels for stage in stages)
+
+    def pixels(stage: Stage) -> int:
+        return stage.batch_size * stage.grad_accum * stage.gt_size**2
+
+    return sum(stage.iters * pixels(stage) / pixels(measured) for stage in stages)

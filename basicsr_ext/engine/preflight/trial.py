@@ -46,7 +46,9 @@ class StepCost:
 _NO_MEMORY = "there is too little memory"
 
 
-def step_cost(options: Options, small: Any, batch: Any, ratio: float, device: torch.device) -> StepCost | str:
+def step_cost(
+    options: Options, small: Any, batch: Any, ratio: float, grad_accum: int, device: torch.device
+) -> StepCost | str:
     """Try one iteration, built as the run builds it.
 
     On a GPU the iteration itself is run. On the CPU it runs in a child process, so that running out of memory
@@ -57,6 +59,7 @@ def step_cost(options: Options, small: Any, batch: Any, ratio: float, device: to
         small: a micro-batch of few samples, on the host.
         batch: a whole micro-batch.
         ratio: how many times as large ``batch`` is.
+        grad_accum: micro-batches an iteration.
         device: where the run will be.
 
     Returns:
@@ -67,12 +70,12 @@ def step_cost(options: Options, small: Any, batch: Any, ratio: float, device: to
         StepError: the iteration fails for any other reason.
     """
     if device.type == "cuda":
-        return _on_gpu(options, batch, device)
+        return _on_gpu(options, batch, grad_accum, device)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(
         target=_in_child,
-        args=(sender, options.to_mapping(), small, batch, ratio),
+        args=(sender, options.to_mapping(), small, batch, ratio, grad_accum),
         daemon=True,
     )
     child.start()
@@ -101,10 +104,10 @@ def _last_answer(receiver: Connection, limit: float) -> StepCost | str:
     return answer
 
 
-def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | str:
+def _on_gpu(options: Options, batch: Any, grad_accum: int, device: torch.device) -> StepCost | str:
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        trial = _Trial(options, device)
+        trial = _Trial(options, grad_accum, device)
         times = _times(trial, batch)
         return StepCost(torch.cuda.max_memory_allocated(device), min(times), max(times), measured=True)
     except Exception as error:
@@ -115,19 +118,23 @@ def _on_gpu(options: Options, batch: Any, device: torch.device) -> StepCost | st
         torch.cuda.empty_cache()
 
 
-def _in_child(sender: Connection, mapping: dict[str, Any], small: Any, batch: Any, ratio: float) -> None:
+def _in_child(
+    sender: Connection, mapping: dict[str, Any], small: Any, batch: Any, ratio: float, grad_accum: int
+) -> None:
     try:
-        for answer, final in _on_cpu(load_options(mapping, phases=()), small, batch, ratio):
+        for answer, final in _on_cpu(load_options(mapping, phases=()), small, batch, ratio, grad_accum):
             sender.send((answer, final))
     except Exception as error:
         out = is_out_of_memory(error)
         sender.send((_NO_MEMORY if out else StepError(f"{type(error).__name__}: {error}"), True))
 
 
-def _on_cpu(options: Options, small: Any, batch: Any, ratio: float) -> Iterator[tuple[StepCost, bool]]:
+def _on_cpu(
+    options: Options, small: Any, batch: Any, ratio: float, grad_accum: int
+) -> Iterator[tuple[StepCost, bool]]:
     """Yield what an iteration costs, and whether that is the last word."""
     before = _peak_memory()
-    trial = _Trial(options, torch.device("cpu"))
+    trial = _Trial(options, grad_accum, torch.device("cpu"))
     times = [ratio * seconds for seconds in _times(trial, small)]
     state = trial.state_bytes()
     activations = max(_peak_memory() - before - state, 0)
@@ -155,19 +162,19 @@ def _times(trial: _Trial, batch: Any) -> list[float]:
 class _Trial:
     """The run's networks and optimizers, stepping on one batch over and over."""
 
-    def __init__(self, options: Options, device: torch.device) -> None:
+    def __init__(self, options: Options, grad_accum: int, device: torch.device) -> None:
         train = options.train
         assert train is not None, "only training is tried"
         choose_algorithms(train.deterministic)
         self._step = TrainingStep(options, build_networks(options), World(device=device), shapes=2)
-        self._grad_accum, self._channels_last = train.grad_accum, train.channels_last
+        self._grad_accum, self._channels_last = grad_accum, train.channels_last
         self._device = device
 
     def run(self, batch: Any) -> None:
         """Make one iteration in which every phase is due as in the first that has them all."""
         batch = to_device(batch, self._device, self._channels_last)
         iteration = next(n for n in count(1) if all(phase.due(n) for phase in self._step.phases))
-        self._step.run(iteration, [batch] * self._grad_accum)
+        self._step.run(iteration, [batch] * self._grad_accum, self._grad_accum)
         self._step.update_averages()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
