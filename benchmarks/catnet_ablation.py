@@ -61,9 +61,9 @@ class Settings:
         dim: width of the network, behind two stages of a ResNet-18.
     """
 
-    iterations: int = 400
+    iterations: int = 500
     batch: int = 4
-    side: int = 64
+    side: int = 96
     patients: int = 12
     queries: int = 5
     dim: int = 32

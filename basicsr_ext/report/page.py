@@ -212,14 +212,16 @@ def _stages(runs: Sequence[Run]) -> str:
 def _events(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
-        started = False
+        before = ""
         for event in run.events:
-            kind = str(event.get("event", ""))
+            kind = now = str(event.get("event", ""))
             if kind == "start":
-                kind = "resumed" if started else "started"
-                started = True
+                if before == "start":
+                    rows.append([run.name, "", "", "ended without notice: killed, or the machine stopped"])
+                kind = "resumed" if before else "started"
             elif kind == "end":
                 kind = f"ended: {event.get('reason', '')}"
+            before = now
             rows.append([run.name, str(event.get("time", "")), str(event.get("iteration", "")), kind])
     head = ["run", "time", "after iteration", "what"]
     return _section("Starts, interruptions, resumes", _table(head, rows) if rows else "")

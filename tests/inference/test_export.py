@@ -36,6 +36,19 @@ RESTORMER = {
     "num_refinement_blocks": 1,
     "heads": [1, 2, 4, 8],
 }
+MIXERS = (
+    "anchored_stripe",
+    "attn_conv",
+    "crossed_local",
+    "deformable",
+    "mswin",
+    "mswin_deformable_branch",
+    "mswin_deformable_keys",
+    "pixel_mixer",
+    "striped",
+    "swin",
+    "transposed",
+)
 RESTORERS = {
     "EDT": TINY_EDT,
     "EMT": {
@@ -74,7 +87,7 @@ RESTORERS = {
             "depths": [2],
             "upscale": 2,
         }
-        for mixer in ("swin", "mswin", "transposed", "pixel_mixer")
+        for mixer in MIXERS
     },
 }
 CLASSIFIERS = {
@@ -100,6 +113,25 @@ CLASSIFIERS = {
         "embed_dims": [8, 16, 32, 64],
         "num_heads": [2, 4, 8, 16],
         "group_splits": [[1, 1], [1, 1, 2], [2, 2, 4], [4, 12]],
+    },
+    "DAT": {
+        "type": "DAT",
+        "num_classes": 7,
+        "dim_stem": 24,
+        "dims": [24, 48, 96, 192],
+        "depths": [1, 1, 2, 2],
+        "stage_spec": ["L", "S", "LD", "LD"],
+        "heads": [1, 2, 3, 6],
+    },
+    "DATPlusPlus": {
+        "type": "DATPlusPlus",
+        "num_classes": 7,
+        "dim_stem": 24,
+        "dims": [24, 48, 96, 192],
+        "depths": [2, 2, 2, 2],
+        "stage_spec": ["ND"] * 4,
+        "heads": [1, 2, 4, 6],
+        "groups": [1, 1, 2, 3],
     },
 }
 

@@ -122,6 +122,23 @@ class TestThePage:
         assert re.search(r"<td>multiply-adds of an input of 64 x 64</td><td>0\.\d+ G", text)
         assert "<td>torch</td><td>3</td>" in text
 
+    def test_it_lists_starts_and_how_they_ended(self, tmp_path):
+        folder = example(tmp_path)
+        stopped = {"event": "end", "iteration": 30, "time": "2026-01-01 01:30:00", "reason": "stopped"}
+        again = {"event": "start", "iteration": 30, "time": "2026-01-01 01:40:00"}
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        lines[2:2] = [json.dumps(stopped), json.dumps(again)]
+        (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+        section = page(folder).split("Starts, interruptions, resumes")[1].split("</table>")[0]
+        assert re.findall(r"<td>([^<]*)</td></tr>", section) == [
+            "started",
+            "ended without notice: killed, or the machine stopped",
+            "resumed",
+            "ended: stopped",
+            "resumed",
+            "ended: finished",
+        ]
+
     def test_a_run_without_an_end_may_have_been_killed(self, tmp_path):
         folder = make_run(tmp_path / "run", [entry(1, l_pix=1.0)], [{"event": "start", "time": "now"}])
         assert "running, or killed (started now)" in page(folder)

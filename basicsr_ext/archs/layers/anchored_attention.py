@@ -85,7 +85,7 @@ class CosineAttention(nn.Module):
         grid = (q.shape[1], q.shape[2])
         mask = mask_between(queries, keys, grid, v.device, v.dtype)
         bias = self._bias(queries.window, keys.window, cache)
-        places = partial(places_between, queries, keys, grid, len(q), v.device)
+        places = partial(places_between, queries, keys, grid, q.shape[0], v.device)
         return biased_attention(q, k, v, bias, mask, places)
 
     def _bias(self, queries: Side, keys: Side, cache: BiasCache | None) -> Tensor:

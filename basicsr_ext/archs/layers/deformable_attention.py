@@ -129,7 +129,7 @@ class DeformableAttention(nn.Module):
             places = partial(self._places, x, positions)
         else:
             sampled = F.avg_pool2d(x.permute(0, 3, 1, 2), self.stride, ceil_mode=True).permute(0, 2, 3, 1)
-            nowhere = sampled.new_zeros(len(x), self.groups, *sampled.shape[1:3], 2)
+            nowhere = sampled.new_zeros(x.shape[0], self.groups, *sampled.shape[1:3], 2)
             positions, references = self._positions(nowhere)
             places = partial(pooled_places, x, self.stride)
         bias = self._bias((x.shape[1], x.shape[2]), positions)
@@ -148,7 +148,7 @@ class DeformableAttention(nn.Module):
             q = F.pad(q, (0, 0, 0, max(least - q.shape[2], 0), 0, max(least - q.shape[1], 0)))
         groups = q.unflatten(3, (self.groups, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
         y = pointwise(last, activation(norm(in_nchw(depthwise, groups))))
-        return y.unflatten(0, (len(q), -1))
+        return y.unflatten(0, (q.shape[0], -1))
 
     def _positions(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Return sampled positions and their references (B, G, Hk, Wk, 2) from offsets of this shape."""
@@ -169,7 +169,7 @@ class DeformableAttention(nn.Module):
         groups = x.unflatten(3, (self.groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
         grid = positions.flatten(0, 1).flip(-1)  # torch asks for columns, then rows
         y = F.grid_sample(groups.to(grid.dtype), grid, align_corners=True).to(x.dtype)
-        return y.unflatten(0, (len(x), -1)).permute(0, 3, 4, 1, 2).flatten(3).contiguous()
+        return y.unflatten(0, (x.shape[0], -1)).permute(0, 3, 4, 1, 2).flatten(3).contiguous()
 
     def _bias(self, size: Side, positions: Tensor) -> Tensor | None:
         """Return what is added to the logits (B or 1, heads, N, K) of keys at (B, G, Hk, Wk, 2)."""
@@ -187,10 +187,10 @@ class DeformableAttention(nn.Module):
             bias = table(offsets.sign() * (offsets.abs() + 1).log2() / 3).permute(0, 1, 4, 2, 3)
             return bias.flatten(1, 2)
         assert isinstance(table, nn.Parameter)
-        tables = table.unflatten(0, (self.groups, -1)).expand(len(keys), -1, -1, -1, -1).flatten(0, 1)
+        tables = table.unflatten(0, (self.groups, -1)).expand(keys.shape[0], -1, -1, -1, -1).flatten(0, 1)
         places = (0.5 * queries).flip(-1) - (0.5 * keys).flip(-1).flatten(0, 1)  # (B * G, N, K, 2)
         bias = F.grid_sample(tables, places, align_corners=True)
-        return bias.view(len(keys), -1, *bias.shape[2:])
+        return bias.view(keys.shape[0], -1, *bias.shape[2:])
 
     def _fixed_bias(self, table: Tensor, size: Side, grid: Side) -> Tensor:
         """Return the bias (heads, N, K) learned for each pair, resized for maps and grids of another size."""

@@ -126,7 +126,7 @@ class DeformableWindowBranch(nn.Module):
         queries = window_partition(q, window).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         pairs = window_partition(pairs, cells).flatten(1, 2).unflatten(-1, (2, self.heads, -1))
         keys, values = pairs.permute(2, 0, 3, 1, 4)  # (M, heads, K, D)
-        places = partial(self._places, sampled, size, (len(x), H, W))
+        places = partial(self._places, sampled, size, (x.shape[0], H, W))
         y = attention(queries, keys, values, self._bias().unsqueeze(0), places=places)
         y = y.transpose(1, 2).flatten(2)
         return self.to_out(window_reverse(y.unflatten(1, window), size)[:, :H, :W])

@@ -159,7 +159,7 @@ class _Overlapping(torch.autograd.Function):
         I, J = grad.shape[1], grad.shape[3]  # noqa: E741
         # A tile with its halo reaches over so many others, and what all tiles add to theirs does not overlap.
         over = (-(-(h + halo) // h), -(-(w + halo) // w))
-        dx = grad.new_zeros(len(grad), (I + over[0] - 1) * h, (J + over[1] - 1) * w, *ctx.shape[3:])
+        dx = grad.new_zeros(grad.shape[0], (I + over[0] - 1) * h, (J + over[1] - 1) * w, *ctx.shape[3:])
         for a in range(over[0]):
             for b in range(over[1]):
                 share = grad[:, :, a * h : (a + 1) * h, :, b * w : (b + 1) * w]

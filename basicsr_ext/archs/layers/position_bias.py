@@ -87,7 +87,7 @@ def coordinate_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor) -
 )
 @torch.autocast("cpu", enabled=False)
 def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor) -> Tensor:
-    out = x.new_empty(len(x), len(weight2))
+    out = x.new_empty(x.shape[0], len(weight2))
     for part, result in zip(x.split(_CHUNK), out.split(_CHUNK), strict=True):
         torch.mm(torch.addmm(bias1, part, weight1.t()).relu_(), weight2.t(), out=result)
     return out
@@ -122,7 +122,7 @@ def _mlp_backward(
 
 @_mlp.register_fake
 def _(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor) -> Tensor:
-    return x.new_empty(len(x), len(weight2))
+    return x.new_empty(x.shape[0], len(weight2))
 
 
 @_mlp_backward.register_fake
@@ -188,12 +188,12 @@ def _look_up_backward(grad: Tensor, queries: Side, keys: Side) -> Tensor:
 
 @_look_up.register_fake
 def _(by_offset: Tensor, queries: Side, keys: Side) -> Tensor:
-    return by_offset.new_empty(len(by_offset), queries[0] * queries[1], keys[0] * keys[1])
+    return by_offset.new_empty(by_offset.shape[0], queries[0] * queries[1], keys[0] * keys[1])
 
 
 @_look_up_backward.register_fake
 def _(grad: Tensor, queries: Side, keys: Side) -> Tensor:
-    return grad.new_empty(len(grad), queries[0] + keys[0] - 1, queries[1] + keys[1] - 1)
+    return grad.new_empty(grad.shape[0], queries[0] + keys[0] - 1, queries[1] + keys[1] - 1)
 
 
 def _look_up_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
