@@ -1,11 +1,13 @@
 """Networks as files of other programs: what is written computes what the network does."""
 
+import copy
 import json
 import re
 
 import numpy as np
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
 from export import main as export
 from helpers import ROOT, TINY_EDT
 
@@ -257,6 +259,26 @@ def test_the_page_says_what_works(name, kind, takes):
     pytest.importorskip("onnxruntime")
     make = {"onnx": to_onnx, "torch_export": to_torch_export}[kind]
     assert make(subject_of({**RESTORERS, **CLASSIFIERS}[name])).notes[0] == takes
+
+
+@pytest.mark.parametrize("entry", ["params", "params_ema"])
+def test_basicsr_loads_our_checkpoints_strictly_and_computes_the_same(tmp_path, entry):
+    file = checkpoint(tmp_path / "net.pth", SWINIR)
+    theirs = SRModel(
+        {
+            "num_gpu": 0,
+            "dist": False,
+            "is_train": False,
+            "network_g": copy.deepcopy(SWINIR),
+            "path": {"pretrain_network_g": str(file), "strict_load_g": True, "param_key_g": entry},
+        }
+    )
+    ours = build_network(SWINIR).eval()
+    ours.load_state_dict(torch.load(file)[entry])
+    theirs.feed_data({"lq": torch.rand(1, 3, 24, 32)})
+    theirs.test()
+    with torch.no_grad():
+        assert torch.equal(theirs.output, ours(theirs.lq))
 
 
 @pytest.mark.slow
