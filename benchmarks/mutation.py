@@ -42,6 +42,11 @@ _SECTIONS = ("config/test_option_relations.py", "config/test_option_errors.py")
 _WHOLE_IMAGES = ("inference/test_tiles.py", "inference/test_restore.py")
 _COMMAND = ("inference/test_infer_command.py",)
 TESTS: dict[str, tuple[str, ...]] = {
+    "data/mapped_volumes.py": (
+        "engine/test_few_shot.py::test_cached_volumes_are_those_of_the_files_which_are_read_once",
+        "engine/test_few_shot.py::test_a_changed_volume_is_cached_anew_and_a_damaged_file_replaced",
+        "engine/test_few_shot.py::test_a_cache_without_a_place_says_so",
+    ),
     "data/mixing.py": ("data/test_mixing.py",),
     "data/sampling.py": ("data/test_sampling.py",),
     "engine/agreement.py": ("engine/test_agreement.py", "engine/test_absent_data.py"),
@@ -75,7 +80,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "inference/channels.py": ("inference/test_channels.py", *_COMMAND),
     "inference/command.py": _COMMAND,
     "inference/comparison.py": ("inference/test_restore.py", "models/test_restoration_model.py"),
+    "inference/contours.py": ("inference/test_contours.py", "models/test_few_shot_model.py"),
     "inference/description.py": _COMMAND,
+    "inference/export.py": ("inference/test_export.py",),
     "inference/files.py": _COMMAND,
     "inference/memory.py": ("inference/test_tiles.py",),
     "inference/pictures.py": ("inference/test_pictures.py", *_COMMAND),

@@ -106,11 +106,10 @@ def test_all_pixels_count_alike_unless_told():
     torch.testing.assert_close(pixel_loss(logits, masks), torch.stack(expected))
 
 
-def volume(slices, side=SIDE):
+def volume(slices):
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(1, slices, 3, SIDE, SIDE, generator=generator)
-    seen = images[0, :, 0] > 0.5
-    label = seen if side == SIDE else torch.ones(slices, side, side, dtype=torch.bool)
+    label = images[0, :, 0] > 0.5
     return {
         "support_images": torch.rand(1, 2, 4, 3, SIDE, SIDE, generator=generator),
         "support_masks": torch.rand(1, 2, 4, SIDE, SIDE, generator=generator).round(),
@@ -148,14 +147,16 @@ def test_a_tie_is_background(tmp_path):
 
 
 def test_predictions_are_enlarged_smoothly_to_the_labels_size(tmp_path):
-    network, item = Bright(shrink=2), volume(1, side=12)
+    network, item = Bright(shrink=2), volume(1)
+    item["label"] = torch.ones(1, 1, 12, 18, dtype=torch.bool)
+    item["copy"] = ~item["label"]
     made = model(tmp_path, network)
     support = torch.zeros(1, 1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, SIDE)
     logits = network(*support, item["query_images"][0]).query_logits[:, 0]
-    wanted = nn.functional.interpolate(logits, (12, 12), mode="bilinear")
+    wanted = nn.functional.interpolate(logits, (12, 18), mode="bilinear")
     hits = int((wanted[:, 1] > wanted[:, 0]).sum())
     found = made.evaluate(made.networks, item, "patients", 0, False).statistics["dice"]
-    assert found == ("liver", hits, 0, 144 - hits)
+    assert found == ("liver", hits, 0, 12 * 18 - hits)
 
 
 def test_predicted_masks_are_results_by_the_number_of_their_slice(tmp_path):
