@@ -83,6 +83,7 @@ def test_an_estimate_names_the_slowest_try_where_tries_differ():
     assert _describe(steady) == "1.00 GiB, 1.00 s (measured)"
     assert _describe(busy) == "1.00 GiB, 1.00 s to 1.50 s (measured)"
     assert _range(busy, duration, 7200) == "2:00:00 to 3:00:00"
+    assert _range(StepCost(2**30, 0.5, 0.5, measured=True), duration, 7200) == "1:00:00"
 
 
 def test_stages_that_there_was_no_time_to_try_are_named(tmp_path, caplog, monkeypatch):

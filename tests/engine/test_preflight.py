@@ -127,6 +127,13 @@ def test_scores_stand_beside_those_of_their_baselines(capsys):
     assert rows == [["a", "30.0000", "29.5000", "0.9000"], ["b", "28.0000"]]
 
 
+def test_the_best_score_so_far_stands_beside_each():
+    results = {"a": Evaluation({"psnr": 30.0}), "b": Evaluation({"psnr": 28.0})}
+    best = {"a": {"psnr": {"value": 31.25, "iteration": 400}}}
+    _, _, *rows = summary.scores_in_words(results, best).splitlines()
+    assert [row.split() for row in rows] == [["a", "30.0000", "31.2500", "at", "400"], ["b", "28.0000"]]
+
+
 @pytest.mark.parametrize(
     ("cost", "device", "passes", "words"),
     [

@@ -166,3 +166,9 @@ def test_each_task_makes_its_own_low_quality_of_the_same_images_and_is_scored_by
 def test_every_task_has_a_name_of_its_own(tmp_path):
     with pytest.raises(OptionError, match=r"tasks\.2\.name: found 'dn_g25', expected a name no other task"):
         load_options(options(tmp_path, {"name": "dn_g25"}, {"name": "sr_x2"}, {"name": "dn_g25"}))
+
+
+def test_one_task_can_be_evaluated_alone(tmp_path):
+    loaded = load_options(options(tmp_path, *BOTH))
+    assert [task.name for task in MultiTaskModel.for_task(loaded, "dn_g25").tasks] == ["dn_g25"]
+    assert len(loaded.tasks) == 2
