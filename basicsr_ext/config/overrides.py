@@ -44,6 +44,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
             document.unusable.add(".".join(keys))
         elif _set(document, keys, read, place) and read.value is not None:
             overridden.add(".".join(keys))
+    document.problems[:] = dict.fromkeys(document.problems)  # of an override that is given twice
     _drop_replaced(document, overridden)
 
 

@@ -357,10 +357,8 @@ class Options(Section):
 
 def accumulated(options: Options) -> tuple[int, ...]:
     """Return the micro-batches per optimizer step of every stage."""
-    stages, train = resolved_stages(options), options.train
-    if train is None or isinstance(train.grad_accum, int):
-        return (train.grad_accum if train else 1,) * len(stages)  # pyright: ignore[reportReturnType]
-    return tuple(train.grad_accum)
+    count = 1 if options.train is None else options.train.grad_accum
+    return tuple(count) if isinstance(count, list) else (count,) * len(resolved_stages(options))
 
 
 def resolved_stages(options: Options) -> tuple[StageOptions, ...]:

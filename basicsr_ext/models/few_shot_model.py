@@ -121,7 +121,7 @@ def _drawn(item: Mapping[str, Any], found: Tensor) -> np.ndarray:
     from ..inference import comparison
     from ..inference.contours import PREDICTION, TRUTH, with_contours
 
-    part, size = item["part"][0], (found.shape[1], found.shape[2])
+    part, size = item["part"][0].cpu(), (found.shape[1], found.shape[2])
     middle = torch.stack([(part == p).nonzero().median() for p in part.unique()])
     support, support_masks = (item[key][0][part[middle], 0] for key in ("support_images", "support_masks"))
     query, truth = item["query_images"][0][middle], item["label"][0][middle]

@@ -92,7 +92,7 @@ def test_an_equals_sign_may_stand_in_the_value(load):
     ],
 )  # fmt: skip
 def test_an_override_that_cannot_be_gives_one_line(base, complaints, override, line):
-    assert complaints(base, override) == [line]
+    assert complaints(base, override) == complaints(base, override, override) == [line]
 
 
 def test_an_override_mends_a_mistake_in_the_file(change, complaints):

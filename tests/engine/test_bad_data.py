@@ -29,7 +29,7 @@ def options(tmp_path):
     return options
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stop_ends_the_run_with_one_line_naming_sample_and_file(options, tmp_path, train_command, workers):
     options["datasets"]["train"]["num_worker_per_gpu"] = workers
     done = train_command(options)

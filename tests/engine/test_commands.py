@@ -37,6 +37,7 @@ def test_two_ranks_log_the_losses_and_scores_of_one_process(tmp_path, train_comm
     assert "| stage 3/3, patch 48, batch 2 |" in one.stdout
 
 
+@pytest.mark.slow
 def test_a_second_start_is_refused_with_exit_code_2(tmp_path, train_command):
     (tmp_path / "run/models").mkdir(parents=True)
     (tmp_path / "run/models/net_g_5.pth").touch()
@@ -46,6 +47,7 @@ def test_a_second_start_is_refused_with_exit_code_2(tmp_path, train_command):
     assert "--auto_resume" in refused.stderr
 
 
+@pytest.mark.slow
 def test_test_py_prints_a_table_of_scores(tmp_path, train_command, options_file):
     options = tiny_options(tmp_path / "run")
     assert train_command(options).returncode == 0
@@ -82,6 +84,7 @@ def test_test_py_without_weights_says_which_key_is_missing(options_file, tmp_pat
     assert "path.pretrain_network_g: found nothing" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_prints_parameters_stages_and_memory_and_trains_nothing(tmp_path, train_command):
     options = tiny_options(tmp_path / "run")
     options["datasets"]["val"] = {"type": "PairedImageDataset", "dataroot_gt": "datasets/Set5/nowhere"}

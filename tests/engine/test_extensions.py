@@ -144,7 +144,10 @@ def test_optimizers_are_found_where_they_can_be_imported(tmp_path):
     assert train(load_options(options)).iteration == 8
 
 
-@pytest.mark.parametrize("command", ["train.py", "test.py", "scripts/show_batch.py"])
+@pytest.mark.parametrize(
+    "command",
+    ["train.py", *(pytest.param(c, marks=pytest.mark.slow) for c in ("test.py", "scripts/show_batch.py"))],
+)
 def test_every_command_imports_plugins(tmp_path, options_file, command):
     options = extended(tmp_path / "run")
     if command == "test.py":

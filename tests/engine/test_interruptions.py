@@ -74,7 +74,7 @@ def iterations_logged(folder):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_run_with_a_checkpoint_and_exit_code_75(tmp_path, options_file, number):
     options = endless(tmp_path / "run")
     options["datasets"]["train"]["num_worker_per_gpu"] = 1
@@ -103,6 +103,7 @@ def test_sigusr1_writes_a_checkpoint_and_a_second_sigterm_ends_at_once(tmp_path,
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_iteration(tmp_path, options_file):
     command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", "-opt"]
     process = start([*command, options_file(endless(tmp_path / "run"))])

@@ -57,6 +57,7 @@ def test_all_ranks_hear_of_the_refusal_and_one_says_it(tmp_path, holder, options
     assert "expected" not in silent
 
 
+@pytest.mark.slow
 def test_of_two_starts_at_once_one_is_refused(tmp_path, options_file):
     command = [sys.executable, "train.py", "-opt", options_file(tiny_options(tmp_path / "run"))]
     starts = [subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE) for _ in range(2)]

@@ -221,6 +221,7 @@ def test_mistakes_in_a_plugins_options_are_answered_like_all_others(tmp_path, ch
     assert line in found
 
 
+@pytest.mark.slow
 def test_editors_and_pages_know_a_plugins_options(tmp_path):
     environment = {"PYTHONPATH": f"{PLUGIN}:{ENVIRONMENT.get('PYTHONPATH', '')}"}
     for script, name in (("generate_schema", "schema.json"), ("generate_docs", "options.md")):

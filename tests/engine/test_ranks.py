@@ -40,6 +40,7 @@ def test_a_run_of_several_ranks_resumes_with_the_same_bits(tmp_path, train_comma
     assert not differing
 
 
+@pytest.mark.slow
 def test_ranks_with_other_options_and_images_end_before_the_first_step(tmp_path, options_file):
     files = []
     for rank, (rate, side) in enumerate(((1e-3, 48), (1e-1, 56))):

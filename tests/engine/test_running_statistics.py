@@ -70,7 +70,8 @@ def test_what_is_done_before_the_update_sees_the_statistics_from_before_the_iter
     assert not same_bits(present(), before)
 
 
-@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_two_ranks_score_what_the_saved_weights_do_also_after_a_bad_batch_on_one(
     tmp_path, options_file, decay
 ):

@@ -281,10 +281,9 @@ def test_basicsr_loads_our_checkpoints_strictly_and_computes_the_same(tmp_path, 
         assert torch.equal(theirs.output, ours(theirs.lq))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_spandrel_opens_our_files_and_computes_the_same(tmp_path, ending):
-    spandrel = pytest.importorskip("spandrel", reason="needs spandrel: pip install spandrel")
+    spandrel = pytest.importorskip("spandrel")
     file = checkpoint(tmp_path / "net.pth", SWINIR)
     ours = open_network(file, describe(file))
     if ending == "safetensors":
