@@ -33,7 +33,7 @@ class MappedVolumes(VolumeSource):
     """
 
     def __init__(self, source: VolumeSource, root: Path) -> None:
-        self._source, self._root = source, root
+        self._source = source
         whole = root.absolute()
         self._folder = whole.with_name(f"{whole.name}.cache")
         self.misfits = source.misfits
@@ -73,13 +73,13 @@ class MappedVolumes(VolumeSource):
         Raises:
             VoxelError: ``make`` failed, or there is no place for the file.
         """
-        original = self.path(index, kind)
+        original = Path(self.path(index, kind))
         try:
-            version = hashlib.blake2b(f"{_FORMAT} {file_version(original)}".encode(), digest_size=8)
+            version = hashlib.blake2b(f"{_FORMAT} {file_version(str(original))}".encode(), digest_size=8)
         except OSError as error:
             raise VoxelError(f"{original}: cannot be read ({error.strerror or error})") from error
-        name = self._folder / Path(original).relative_to(self._root)
-        file = name.with_name(f"{name.name}.{version.hexdigest()}.npy")
+        folder = self._folder / original.parent.name
+        file = folder / f"{original.name}.{version.hexdigest()}.npy"
         try:
             return _map(file)
         except (OSError, ValueError, EOFError):
@@ -88,7 +88,7 @@ class MappedVolumes(VolumeSource):
         np.save(content, make(index))
         try:
             write_atomically(file, content.getvalue())
-            for older in file.parent.glob(f"{glob.escape(name.name)}.*.npy"):
+            for older in folder.glob(f"{glob.escape(original.name)}.*.npy"):
                 if older != file:
                     older.unlink(missing_ok=True)
         except OSError as error:

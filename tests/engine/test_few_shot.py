@@ -451,7 +451,7 @@ def test_a_changed_volume_is_cached_anew_and_a_damaged_file_replaced(files, tmp_
     dataset = load_options(options(tmp_path / "run", {**of_files(files), "cache": "disk"})).datasets.train
     source = dataset.volumes(True)[0]
     before, pieces = source.image(0).copy(), source.supervoxels(0)
-    (file,) = (tmp_path / "volumes.cache").glob("image_0*")
+    (file,) = (tmp_path / "volumes.cache").rglob("image_0*")
     for damage in (lambda content: content[:-100], lambda content: b"", lambda content: b"x" * 200):
         file.write_bytes(damage(file.read_bytes()))
         assert np.array_equal(source.image(0), before)
@@ -459,9 +459,20 @@ def test_a_changed_volume_is_cached_anew_and_a_damaged_file_replaced(files, tmp_
     changed[0] += 1
     write_nifti(files / "image_0.nii.gz", changed)
     assert not np.array_equal(source.image(0), before)
-    (newer,) = (tmp_path / "volumes.cache").glob("image_0*")
+    (newer,) = (tmp_path / "volumes.cache").rglob("image_0*")
     assert newer != file
     assert np.array_equal(source.supervoxels(0), pieces)
+
+
+@pytest.mark.parametrize("where", ["../elsewhere", "{}/elsewhere"])
+def test_supervoxels_that_lie_elsewhere_are_cached_with_their_volumes(files, tmp_path, where):
+    (files / "supervoxels_9").rename(tmp_path / "elsewhere")
+    data = {**of_files(files), "supervoxels": where.format(tmp_path), "cache": "disk"}
+    source = load_options(options(tmp_path / "run", data)).datasets.train.volumes(True)[0]
+    expected = read_nifti(tmp_path / "elsewhere/super_2.nii.gz")
+    assert np.array_equal(source.supervoxels(2), expected)
+    assert [name.split(".")[0] for name in cached_files(tmp_path / "volumes.cache")] == ["elsewhere/super_2"]
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 3
 
 
 def test_a_cache_without_a_place_says_so(files, tmp_path):
