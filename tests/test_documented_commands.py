@@ -56,7 +56,7 @@ STAND_INS = {
     r"--examples \d+": "--examples 20",
     r"--val 100": "--val 1",
     r"(python benchmarks/.*)": r"\1 --help",
-    r"python -m pytest": "python -m pytest -n 0 --collect-only tests/engine/test_ranks.py",
+    r"python -m pytest": "python -m pytest -n 0 --collect-only tests/engine/test_lock.py",
     # Everything is installed already; pip still has to find and understand the file.
     r"pip install -r": "pip install --dry-run --no-deps --no-build-isolation --no-index -r",
 }
