@@ -78,6 +78,7 @@ def test_scores_do_not_depend_on_the_number_of_ranks(tmp_path, options_file):
     assert "photos" in table
 
 
+@pytest.mark.slow
 def test_test_py_without_weights_says_which_key_is_missing(options_file, tmp_path):
     done = run_command(sys.executable, "test.py", "-opt", options_file(tiny_options(tmp_path)))
     assert done.returncode == 2

@@ -161,6 +161,7 @@ def test_every_command_imports_plugins(tmp_path, options_file, command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_infer_imports_plugins(tmp_path):
     from basicsr_ext.data.images import read_image, write_image
 

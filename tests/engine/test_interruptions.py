@@ -315,6 +315,7 @@ def test_the_first_host_of_a_slurm_list_is_found(nodelist, first):
     assert first_slurm_node(nodelist) == first
 
 
+@pytest.mark.slow
 def test_a_launcher_without_its_variables_is_one_clear_line(tmp_path, train_command):
     for launcher in ("pytorch", "slurm"):
         done = train_command(tiny_options(tmp_path / "run"), "--launcher", launcher)
