@@ -297,8 +297,10 @@ def _attempts(subject: Subject, size: Side | None) -> Iterator[_Takes]:
             yield _Takes(True, any_number, example, multiple)
     side = _SIDE if subject.scale else _CLASSIFIED_SIDE
     height, width = size or (-(-side // multiple) * multiple,) * 2
+    # What a network pads by itself can be recorded for one size.
+    own = subject.own_requirement.multiple_of if subject.scale else 1
     for any_number in (True, False):
-        yield _Takes(False, any_number, (2 if any_number else 1, height, width), multiple)
+        yield _Takes(False, any_number, (2 if any_number else 1, height, width), own)
 
 
 def _first_that_works(

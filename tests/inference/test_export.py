@@ -206,6 +206,12 @@ def test_a_program_that_differs_by_more_than_rounding_is_refused():
         _compare(lambda x: reference(x)[..., 1:], reference, subject, (1, 9, 8))
 
 
+@pytest.mark.slow
+def test_a_program_for_one_size_pads_as_the_network_does():
+    made = to_torch_export(subject_of(RESTORERS["EMT"]), (12, 20))
+    assert made.notes[0].endswith("of 12 x 20 pixels")
+
+
 def test_a_size_that_the_network_does_not_take_is_refused():
     with pytest.raises(ExportError, match="--size: 20 is not a multiple of 8"):
         to_torch_export(subject_of(RESTORMER), (16, 20))
