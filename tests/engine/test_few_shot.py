@@ -414,16 +414,6 @@ def cached_files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
 
 
-def same_items(one, other):
-    for index in range(len(one)):
-        first, second = one[index], other[index]
-        assert first.keys() == second.keys()
-        assert all(
-            torch.equal(first[key], second[key]) if torch.is_tensor(first[key]) else first[key] == second[key]
-            for key in first
-        )
-
-
 def test_cached_volumes_are_those_of_the_files_which_are_read_once(files, tmp_path, monkeypatch):
     def sets(**keys):
         opts = load_options(
@@ -432,11 +422,12 @@ def test_cached_volumes_are_those_of_the_files_which_are_read_once(files, tmp_pa
         return opts.datasets.train.train_set(1, 0), opts.datasets.evaluation("val")["val"].eval_set(1)
 
     def same(one, other):
-        same_items(one[1], other[1])
-        for k in range(6):
-            request = SampleRequest(k % 3, 32, k)
-            first, second = one[0][request], other[0][request]
-            assert all(torch.equal(first[key], second[key]) for key in first if torch.is_tensor(first[key]))
+        requests = [SampleRequest(k % 3, 32, k) for k in range(6)]
+        assert same_bits(
+            [one[0][request] for request in requests], [other[0][request] for request in requests]
+        )
+        items = range(len(one[1]))
+        assert same_bits([one[1][index] for index in items], [other[1][index] for index in items])
 
     cached = sets(cache="disk")
     same(sets(), cached)
