@@ -374,7 +374,9 @@ class QuerySet:
         chosen = support_slices(len(image), self._parts)
         return image[chosen], mask[chosen]
 
-    def _shown(self, number: int, organ: str, whole: bool = False) -> tuple[np.ndarray, ...]:
+    def _shown(
+        self, number: int, organ: str, whole: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the slices of a volume that show an organ, or all, (n, H, W), its mask, their numbers."""
         image, mask = self.source.image(number), self.source.label(number) == self._organs[organ]
         kept = np.flatnonzero(mask.any((1, 2)) | whole)

@@ -91,6 +91,16 @@ class Stage:
     batch_size: int
     grad_accum: int = 1
 
+    @property
+    def samples(self) -> int:
+        """Samples of an iteration of one rank."""
+        return self.batch_size * self.grad_accum
+
+    @property
+    def pixels(self) -> int:
+        """Ground-truth pixels of these."""
+        return self.samples * self.gt_size**2
+
 
 @dataclass(frozen=True)
 class Share:

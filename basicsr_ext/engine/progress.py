@@ -23,7 +23,7 @@ class Speedometer:
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = tuple(stages)
-        self._pixels = [stage.batch_size * stage.grad_accum * stage.gt_size**2 for stage in stages]
+        self._pixels = [stage.pixels for stage in stages]
         self._seconds: dict[int, tuple[float, int]] = {}
         self._since_report = 0.0
         self._waited = 0.0

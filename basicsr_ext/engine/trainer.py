@@ -258,7 +258,7 @@ class Trainer:
 
     def _global_batches(self, stages: Sequence[Stage]) -> list[int]:
         """Return the samples of one iteration over all ranks and micro-batches, stage by stage."""
-        return [stage.batch_size * self.world.size * stage.grad_accum for stage in stages]
+        return [stage.samples * self.world.size for stage in stages]
 
     def _load_batches(self, dataset: Any) -> DevicePrefetcher:
         option = self.options.datasets.loader

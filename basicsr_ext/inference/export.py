@@ -105,7 +105,7 @@ class Subject:
 
     @property
     def multiple_of(self) -> int:
-        """What sides of a recording must be multiples of."""
+        """What sides of a recording for all sizes must be multiples of."""
         return self.requirement.multiple_of if self.scale else 1
 
     def reference(self, requirement: SizeRequirement) -> Run:

@@ -68,8 +68,7 @@ def stage_table(stages: Sequence[Stage], ranks: int) -> Table:
     table = Table(box=box.SIMPLE)
     for heading in ("stage", "iterations", "patch", "batch/GPU", "batch in total", "samples", "share of run"):
         table.add_column(heading, justify="right")
-    totals = [stage.batch_size * stage.grad_accum * ranks for stage in stages]
-    pixels = [total * stage.iters * stage.gt_size**2 for stage, total in zip(stages, totals, strict=True)]
+    pixels = [stage.iters * stage.pixels for stage in stages]
     iters = sum(stage.iters for stage in stages)
     for number, stage in enumerate(stages, start=1):
         of_time, of_work = 100 * stage.iters / iters, 100 * pixels[number - 1] / sum(pixels)
@@ -78,8 +77,8 @@ def stage_table(stages: Sequence[Stage], ranks: int) -> Table:
             f"{stage.iters:,}",
             str(stage.gt_size),
             str(stage.batch_size),
-            str(totals[number - 1]),
-            f"{stage.iters * totals[number - 1]:,}",
+            str(stage.samples * ranks),
+            f"{stage.iters * stage.samples * ranks:,}",
             f"{of_time:.1f}% ({of_work:.1f}% of pixels)",
         )
     return table
@@ -142,8 +141,4 @@ def _range(cost: StepCost, in_words: Callable[[float], str], iterations: float =
 
 def _run_iterations(measured: Stage, stages: Sequence[Stage]) -> float:
     """Return to how many iterations of one stage the whole run amounts, going by pixels."""
-
-    def pixels(stage: Stage) -> int:
-        return stage.batch_size * stage.grad_accum * stage.gt_size**2
-
-    return sum(stage.iters * pixels(stage) / pixels(measured) for stage in stages)
+    return sum(stage.iters * stage.pixels / measured.pixels for stage in stages)
